@@ -1,0 +1,1 @@
+//! Kubernetes types that Hansa owns or serves: CRDs, conditions, well-known names

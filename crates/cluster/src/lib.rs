@@ -1,0 +1,1 @@
+//! The registry of members: their clients, health, identity and shared informers

@@ -1,0 +1,1 @@
+//! KubeFed: placement, overrides, versions, and the controllers around them

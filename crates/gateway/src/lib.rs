@@ -1,0 +1,1 @@
+//! The control plane's HTTPS API: authenticate, authorise, dispatch to a cluster

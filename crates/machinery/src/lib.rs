@@ -1,0 +1,8 @@
+//! Kubernetes API machinery, pure: it works on JSON and knows neither a client nor a runtime.
+
+pub mod kubernetes;
+pub mod schema;
+pub mod status;
+
+pub use schema::Schema;
+pub use status::Status;

@@ -1,0 +1,1 @@
+//! A simulated member: an embedded API server and the workload controllers that make Deployments available

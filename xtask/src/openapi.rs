@@ -1,0 +1,110 @@
+//! Regenerates `crates/machinery/data/kubernetes.json.gz` from the API documents that Kubernetes publishes with its
+//! source: every stable group's resources (discovery) and schemas (OpenAPI v3).
+
+use std::{collections::BTreeMap, fs, path::Path, process::Command};
+
+use anyhow::{Context, Result, bail};
+use flate2::{Compression, GzBuilder};
+use serde_json::{Map, Value, json};
+
+use crate::k8s::KUBERNETES_VERSION;
+
+/// Groups whose resources would need conversion between versions, an aggregator, or a scheduler of their own.
+const LEFT_OUT: &[&str] = &["apiregistration.k8s.io", "events.k8s.io", "internal.apiserver.k8s.io", "resource.k8s.io"];
+
+pub fn run(root: &Path) -> Result<()> {
+    let module = module_dir()?;
+    let document = json!({
+        "version": KUBERNETES_VERSION,
+        "schemas": schemas(&module.join("openapi-spec/v3"))?,
+        "groups": groups(&module.join("discovery"))?,
+    });
+    let target = root.join("crates/machinery/data/kubernetes.json.gz");
+    let mut out = GzBuilder::new().mtime(0).write(fs::File::create(&target)?, Compression::best());
+    serde_json::to_writer(&mut out, &document)?;
+    out.finish()?;
+    println!("wrote {}", target.display());
+    Ok(())
+}
+
+fn module_dir() -> Result<std::path::PathBuf> {
+    let output = Command::new("go")
+        .args(["mod", "download", "-json", &format!("k8s.io/kubernetes@v{KUBERNETES_VERSION}")])
+        .output()
+        .context("`go` is needed to fetch the Kubernetes module")?;
+    if !output.status.success() {
+        bail!("go mod download failed: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    let answer: Value = serde_json::from_slice(&output.stdout)?;
+    Ok(Path::new(answer["Dir"].as_str().context("no Dir in the answer of go mod download")?).join("api"))
+}
+
+fn schemas(dir: &Path) -> Result<BTreeMap<String, Value>> {
+    let mut all: BTreeMap<String, Value> = BTreeMap::new();
+    let mut files: Vec<_> = fs::read_dir(dir)?.map(|entry| entry.map(|e| e.path())).collect::<Result<_, _>>()?;
+    files.sort();
+    for file in files.iter().filter(|f| f.extension().is_some_and(|e| e == "json")) {
+        let mut document: Value = serde_json::from_slice(&fs::read(file)?)?;
+        let Some(Value::Object(found)) = document.pointer_mut("/components/schemas").map(Value::take) else { continue };
+        for (name, schema) in found {
+            // The same type is listed in several documents; they differ only in how many GVKs they name.
+            let gvks = |s: &Value| s["x-kubernetes-group-version-kind"].as_array().map_or(0, Vec::len);
+            match all.get(&name) {
+                Some(known) if gvks(known) >= gvks(&schema) => {}
+                _ => drop(all.insert(name, schema)),
+            }
+        }
+    }
+    Ok(all)
+}
+
+fn groups(dir: &Path) -> Result<Vec<Value>> {
+    let mut groups = vec![group("", &read(&dir.join("api__v1.json"))?)];
+    let aggregated = read(&dir.join("aggregated_v2.json"))?;
+    for item in aggregated["items"].as_array().context("aggregated discovery has no items")? {
+        let name = item["metadata"]["name"].as_str().unwrap_or_default();
+        if LEFT_OUT.contains(&name) {
+            continue;
+        }
+        // One stable version of a group is stored and served; others would need conversion.
+        let stable = item["versions"].as_array().into_iter().flatten().find(|v| {
+            v["version"].as_str().is_some_and(|v| !v.contains("alpha") && !v.contains("beta"))
+        });
+        if let Some(version) = stable {
+            let version = version["version"].as_str().unwrap_or_default();
+            groups.push(group(name, &read(&dir.join(format!("apis__{name}__{version}.json")))?));
+        }
+    }
+    Ok(groups)
+}
+
+fn read(file: &Path) -> Result<Value> {
+    serde_json::from_slice(&fs::read(file).with_context(|| file.display().to_string())?).map_err(Into::into)
+}
+
+/// Folds an `APIResourceList` into resources with their subresources.
+fn group(name: &str, list: &Value) -> Value {
+    let version = list["groupVersion"].as_str().unwrap_or_default().rsplit('/').next().unwrap_or_default();
+    let mut resources: BTreeMap<String, Map<String, Value>> = BTreeMap::new();
+    let mut subresources: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+    for entry in list["resources"].as_array().into_iter().flatten() {
+        let Some(full) = entry["name"].as_str() else { continue };
+        let mut fields = entry.as_object().cloned().unwrap_or_default();
+        fields.remove("storageVersionHash");
+        match full.split_once('/') {
+            None => drop(resources.insert(full.to_owned(), fields)),
+            Some((resource, sub)) => {
+                fields.insert("name".into(), sub.into());
+                subresources.entry(resource.to_owned()).or_default().push(fields.into());
+            }
+        }
+    }
+    let resources: Vec<Value> = resources
+        .into_iter()
+        .map(|(name, mut fields)| {
+            fields.insert("subresources".into(), subresources.remove(&name).unwrap_or_default().into());
+            fields.into()
+        })
+        .collect();
+    json!({ "group": name, "version": version, "resources": resources })
+}
