@@ -1,3 +1,90 @@
-//! Obtains pinned Kubernetes binaries.
+//! Obtains the Kubernetes binaries that the tests and benchmarks run against: from `KUBEBUILDER_ASSETS` if that is
+//! set, as the ecosystem's envtest tools do, else built from the Go module proxy into a cache outside `target/`.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Instant,
+};
+
+use anyhow::{Context, Result, bail};
+
 /// The Kubernetes release that the tests run against and whose API documents are embedded.
-pub const KUBERNETES_VERSION: &str = "1.37.2";
+/// `xtask/kubernetes/apiserver/go.mod` pins the same.
+pub(crate) const KUBERNETES_VERSION: &str = "1.37.2";
+
+const BINARIES: &[&str] = &["etcd", "kube-apiserver", "kube-controller-manager", "kubectl"];
+
+/// The directory with all of `BINARIES`, or `None` when there is neither a directory of the user's nor a Go toolchain.
+pub(crate) fn assets(root: &Path) -> Result<Option<PathBuf>> {
+    if let Some(dir) = env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from) {
+        for binary in BINARIES {
+            if !dir.join(binary).is_file() {
+                bail!("KUBEBUILDER_ASSETS is {} but there is no {binary} in it", dir.display());
+            }
+        }
+        return Ok(Some(dir));
+    }
+    if Command::new("go").arg("version").output().is_err() {
+        return Ok(None);
+    }
+    build(root).map(Some)
+}
+
+/// Builds what the cache lacks. The cache is keyed by the pinned modules, and a lock keeps parallel runs apart.
+fn build(root: &Path) -> Result<PathBuf> {
+    let cache = cache_dir()?.join("kubernetes").join(KUBERNETES_VERSION);
+    fs::create_dir_all(&cache).with_context(|| cache.display().to_string())?;
+    let lock = fs::File::create(cache.join("lock"))?;
+    lock.lock().context("cannot lock the cache")?;
+    let modules = root.join("xtask/kubernetes");
+    let version = format!(
+        "-s -w -X k8s.io/component-base/version.gitVersion=v{KUBERNETES_VERSION} \
+         -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=37 \
+         -X k8s.io/client-go/pkg/version.gitVersion=v{KUBERNETES_VERSION}"
+    );
+    go_build(&modules.join("etcd"), &cache, "-s -w", &[("etcd", "go.etcd.io/etcd/server/v3")])?;
+    let kubernetes: Vec<_> =
+        BINARIES[1..].iter().map(|b| (*b, format!("k8s.io/kubernetes/cmd/{b}"))).collect();
+    let kubernetes: Vec<_> = kubernetes.iter().map(|(name, package)| (*name, package.as_str())).collect();
+    go_build(&modules.join("apiserver"), &cache, &version, &kubernetes)?;
+    Ok(cache)
+}
+
+fn go_build(module: &Path, cache: &Path, ldflags: &str, binaries: &[(&str, &str)]) -> Result<()> {
+    // The pins decide whether a cached binary is the one asked for.
+    let pins = fs::read(module.join("go.mod"))?;
+    let stamp = cache.join(format!("{}.go.mod", module.file_name().unwrap_or_default().to_string_lossy()));
+    let cached = binaries.iter().all(|(name, _)| cache.join(name).is_file());
+    if cached && fs::read(&stamp).is_ok_and(|stamped| stamped == pins) {
+        return Ok(());
+    }
+    for (name, package) in binaries {
+        eprintln!("building {name} {package} (minutes on a cold cache, once)");
+        let started = Instant::now();
+        let unfinished = cache.join(format!("{name}.new"));
+        let status = Command::new("go")
+            .current_dir(module)
+            .envs([("CGO_ENABLED", "0"), ("GOTOOLCHAIN", "local"), ("GOWORK", "off")])
+            .args(["build", "-mod=readonly", "-trimpath", "-ldflags", ldflags, "-o"])
+            .args([unfinished.as_os_str(), package.as_ref()])
+            .status()?;
+        if !status.success() {
+            bail!("go build {package} failed: {status}");
+        }
+        fs::rename(&unfinished, cache.join(name))?;
+        eprintln!("built {name} in {:.0} s", started.elapsed().as_secs_f64());
+    }
+    fs::write(stamp, pins)?;
+    Ok(())
+}
+
+fn cache_dir() -> Result<PathBuf> {
+    let base = match env::var_os("XDG_CACHE_HOME").filter(|v| !v.is_empty()) {
+        Some(dir) => PathBuf::from(dir),
+        None => PathBuf::from(env::var_os("HOME").context("neither XDG_CACHE_HOME nor HOME is set")?)
+            .join(".cache"),
+    };
+    Ok(base.join("hansa"))
+}

@@ -1,13 +1,125 @@
-//! The task runner: `cargo xtask up | test | bench | crds | k8s | openapi`.
+//! The task runner: `cargo xtask up | test | k8s | bench | crds | openapi`.
+
 mod k8s;
 mod openapi;
 
-use std::path::Path;
+use std::{
+    env,
+    ffi::OsString,
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, ExitCode},
+};
 
-fn main() -> anyhow::Result<()> {
+use anyhow::{Context, Result, bail};
+
+const USAGE: &str = "\
+usage: cargo xtask TASK
+
+  up [ARGS]      build the optimised binary and run `hansa up --sandbox 2 ARGS`
+  test [ARGS]    run every test; the end-to-end ones against embedded and against real clusters
+  k8s            obtain etcd, kube-apiserver, kube-controller-manager and kubectl; print where they are
+  bench [ARGS]   measure the budgets of the design, side by side with real peers
+  crds           regenerate deploy/crds from crates/api
+  openapi        regenerate crates/machinery/data from the Kubernetes source module";
+
+fn main() -> ExitCode {
+    let mut args = env::args_os().skip(1);
+    let task = args.next().unwrap_or_default();
+    let rest: Vec<OsString> = args.collect();
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."));
-    match std::env::args().nth(1).as_deref() {
+    let result = match task.to_str() {
+        Some("up") => up(root, rest),
+        Some("test") => test(root, rest),
+        Some("k8s") => k8s(root),
+        Some("bench") => bench(root, rest),
+        Some("crds") => crds(root),
         Some("openapi") => openapi::run(root),
-        other => anyhow::bail!("unknown task {other:?}"),
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
     }
+}
+
+fn up(root: &Path, args: Vec<OsString>) -> Result<()> {
+    let binary = release_binary(root, "hansa", "hansa")?;
+    run(Command::new(binary).args(["up", "--sandbox", "2"]).args(args))
+}
+
+fn test(root: &Path, args: Vec<OsString>) -> Result<()> {
+    let assets = k8s::assets(root)?;
+    let mut tests = cargo(root);
+    tests.args(["test", "--workspace"]).args(args);
+    if let Some(dir) = &assets {
+        tests.env("KUBEBUILDER_ASSETS", dir);
+    }
+    run(&mut tests)?;
+    if assets.is_none() {
+        eprintln!(
+            "\n{0}\nSKIPPED: the end-to-end tests did not run against real clusters.\nInstall Go, or set KUBEBUILDER_ASSETS to a directory with the envtest binaries.\n{0}",
+            "!".repeat(78)
+        );
+        if env::var_os("HANSA_REQUIRE_REAL_CLUSTERS").is_some() {
+            bail!("real clusters are required here");
+        }
+    }
+    Ok(())
+}
+
+fn k8s(root: &Path) -> Result<()> {
+    let dir =
+        k8s::assets(root)?.context("there is no `go` on this machine and KUBEBUILDER_ASSETS is not set")?;
+    println!("{}", dir.display());
+    Ok(())
+}
+
+fn bench(root: &Path, args: Vec<OsString>) -> Result<()> {
+    let hansa = release_binary(root, "hansa", "hansa")?;
+    let bench = release_binary(root, "hansa-benches", "hansa-benches")?;
+    let mut command = Command::new(bench);
+    command.args(args).env("HANSA", hansa);
+    match k8s::assets(root)? {
+        Some(dir) => drop(command.env("KUBEBUILDER_ASSETS", dir)),
+        None => eprintln!("no real kube-apiserver on this machine: figures come without their ratio"),
+    }
+    run(&mut command)
+}
+
+/// Writes what `hansa manifests` prints, one file a custom resource definition.
+fn crds(root: &Path) -> Result<()> {
+    let target = root.join("deploy/crds");
+    fs::create_dir_all(&target)?;
+    run(cargo(root)
+        .args(["run", "--quiet", "--package", "hansa", "--", "manifests", "--output-dir"])
+        .arg(target))
+}
+
+fn release_binary(root: &Path, package: &str, name: &str) -> Result<PathBuf> {
+    run(cargo(root).args(["build", "--release", "--package", package]))?;
+    let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+    Ok(target.join("release").join(name))
+}
+
+fn cargo(root: &Path) -> Command {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or("cargo".into()));
+    command.current_dir(root);
+    command
+}
+
+/// Runs to the end; a child ended by Ctrl-C is a normal end, since the terminal sends the signal to both.
+fn run(command: &mut Command) -> Result<()> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let status = command.status().with_context(|| format!("cannot run {program}"))?;
+    if !status.success() {
+        bail!("{program} failed: {status}");
+    }
+    Ok(())
 }

@@ -10,9 +10,10 @@ use serde_json::{Map, Value, json};
 use crate::k8s::KUBERNETES_VERSION;
 
 /// Groups whose resources would need conversion between versions, an aggregator, or a scheduler of their own.
-const LEFT_OUT: &[&str] = &["apiregistration.k8s.io", "events.k8s.io", "internal.apiserver.k8s.io", "resource.k8s.io"];
+const LEFT_OUT: &[&str] =
+    &["apiregistration.k8s.io", "events.k8s.io", "internal.apiserver.k8s.io", "resource.k8s.io"];
 
-pub fn run(root: &Path) -> Result<()> {
+pub(crate) fn run(root: &Path) -> Result<()> {
     let module = module_dir()?;
     let document = json!({
         "version": KUBERNETES_VERSION,
@@ -41,11 +42,14 @@ fn module_dir() -> Result<std::path::PathBuf> {
 
 fn schemas(dir: &Path) -> Result<BTreeMap<String, Value>> {
     let mut all: BTreeMap<String, Value> = BTreeMap::new();
-    let mut files: Vec<_> = fs::read_dir(dir)?.map(|entry| entry.map(|e| e.path())).collect::<Result<_, _>>()?;
+    let mut files: Vec<_> =
+        fs::read_dir(dir)?.map(|entry| entry.map(|e| e.path())).collect::<Result<_, _>>()?;
     files.sort();
     for file in files.iter().filter(|f| f.extension().is_some_and(|e| e == "json")) {
         let mut document: Value = serde_json::from_slice(&fs::read(file)?)?;
-        let Some(Value::Object(found)) = document.pointer_mut("/components/schemas").map(Value::take) else { continue };
+        let Some(Value::Object(found)) = document.pointer_mut("/components/schemas").map(Value::take) else {
+            continue;
+        };
         for (name, schema) in found {
             // The same type is listed in several documents; they differ only in how many GVKs they name.
             let gvks = |s: &Value| s["x-kubernetes-group-version-kind"].as_array().map_or(0, Vec::len);
@@ -67,9 +71,11 @@ fn groups(dir: &Path) -> Result<Vec<Value>> {
             continue;
         }
         // One stable version of a group is stored and served; others would need conversion.
-        let stable = item["versions"].as_array().into_iter().flatten().find(|v| {
-            v["version"].as_str().is_some_and(|v| !v.contains("alpha") && !v.contains("beta"))
-        });
+        let stable = item["versions"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .find(|v| v["version"].as_str().is_some_and(|v| !v.contains("alpha") && !v.contains("beta")));
         if let Some(version) = stable {
             let version = version["version"].as_str().unwrap_or_default();
             groups.push(group(name, &read(&dir.join(format!("apis__{name}__{version}.json")))?));
