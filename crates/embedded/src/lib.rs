@@ -1,1 +1,3 @@
 //! An embedded Kubernetes API server
+
+pub mod auth;

@@ -29,7 +29,9 @@ impl Definitions {
     /// Reads `components.schemas`.
     pub fn new(schemas: &Value) -> Arc<Self> {
         let schemas = schemas.as_object().into_iter().flatten();
-        Arc::new(Self { nodes: schemas.map(|(name, schema)| (name.clone(), Arc::new(Node::new(schema)))).collect() })
+        Arc::new(Self {
+            nodes: schemas.map(|(name, schema)| (name.clone(), Arc::new(Node::new(schema)))).collect(),
+        })
     }
 
     /// The schema called `name`, such as `io.k8s.api.apps.v1.Deployment`.
@@ -78,7 +80,12 @@ impl Node {
         let text = |key: &str| schema[key].as_str().unwrap_or_default().to_owned();
         let flag = |key: &str| schema[key].as_bool().unwrap_or_default();
         let strings = |key: &str| -> Vec<String> {
-            schema[key].as_array().into_iter().flatten().filter_map(|v| v.as_str().map(str::to_owned)).collect()
+            schema[key]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(|v| v.as_str().map(str::to_owned))
+                .collect()
         };
         let child = |value: &Value| value.is_object().then(|| Arc::new(Self::new(value)));
         // Kubernetes wraps a reference that carries a default or description of its own in a one-element allOf.
@@ -86,7 +93,8 @@ impl Node {
             [one] => one["$ref"].as_str(),
             _ => None,
         });
-        const STRUCTURE: &[&str] = &["properties", "items", "additionalProperties", "description", "default", "$ref"];
+        const STRUCTURE: &[&str] =
+            &["properties", "items", "additionalProperties", "description", "default", "$ref"];
         let rest = schema.as_object().into_iter().flatten();
         let rest = rest.filter(|(key, _)| !STRUCTURE.contains(&key.as_str()));
         Self {
@@ -202,6 +210,9 @@ impl Schema {
     /// Whether unknown members survive and nothing is known about them.
     pub fn is_opaque(&self) -> bool {
         let target = self.target();
-        target.kind.is_empty() && target.properties.is_empty() && target.additional.is_none() && target.items.is_none()
+        target.kind.is_empty()
+            && target.properties.is_empty()
+            && target.additional.is_none()
+            && target.items.is_none()
     }
 }

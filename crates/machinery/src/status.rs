@@ -85,7 +85,8 @@ impl Status {
 
     /// 405: the resource does not know this verb.
     pub fn method_not_allowed(group: &str, resource: &str, verb: &str) -> Self {
-        let message = format!("{verb} is not supported on resources of kind \"{}\"", qualified(group, resource));
+        let message =
+            format!("{verb} is not supported on resources of kind \"{}\"", qualified(group, resource));
         Self::new(405, "MethodNotAllowed", message).about(group, resource, "")
     }
 
@@ -97,7 +98,8 @@ impl Status {
 
     /// 409: the object changed since the caller read it, or a precondition does not hold.
     pub fn conflict(group: &str, resource: &str, name: &str, why: &str) -> Self {
-        let message = format!("Operation cannot be fulfilled on {} {name:?}: {why}", qualified(group, resource));
+        let message =
+            format!("Operation cannot be fulfilled on {} {name:?}: {why}", qualified(group, resource));
         Self::new(409, "Conflict", message).about(group, resource, name)
     }
 
@@ -123,8 +125,9 @@ impl Status {
             [one] => one.clone(),
             many => format!("[{}]", many.join(", ")),
         };
-        let mut status = Self::new(422, "Invalid", format!("{} {name:?} is invalid: {listed}", qualified(group, kind)))
-            .about(group, kind, name);
+        let mut status =
+            Self::new(422, "Invalid", format!("{} {name:?} is invalid: {listed}", qualified(group, kind)))
+                .about(group, kind, name);
         status.causes = causes;
         status
     }
