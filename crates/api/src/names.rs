@@ -1,0 +1,76 @@
+//! Well-known names: namespaces, labels, annotations, finalizers, groups.
+
+/// The namespace of the control plane's own objects, on the host and on each member.
+pub const SYSTEM_NAMESPACE: &str = "kube-federation-system";
+/// The one `KubeFedConfig` that is read (`spec/kubefed.md §1.2`).
+pub const KUBEFED_CONFIG: &str = "kubefed";
+
+/// Marks the objects that the federation manages in a member; `"false"` forbids adoption (`spec/kubefed.md §1.7`).
+pub const LABEL_MANAGED: &str = "kubefed.io/managed";
+/// The value of [`LABEL_MANAGED`] on a managed object.
+pub const MANAGED_TRUE: &str = "true";
+/// The value of [`LABEL_MANAGED`] by which a user forbids adoption.
+pub const MANAGED_FALSE: &str = "false";
+/// On a federated object: leave the members' copies alone when it is deleted (`spec/kubefed.md §2.7`).
+pub const ANNOTATION_ORPHAN: &str = "kubefed.io/orphan";
+/// On a federated object: the `DeleteOptions`, as JSON, used in the members (`spec/kubefed.md §2.7`).
+pub const ANNOTATION_DELETE_OPTION: &str = "kubefed.io/deleteoption";
+/// The finalizer of federated objects.
+pub const FINALIZER_SYNC: &str = "kubefed.io/sync-controller";
+/// The finalizer of FederatedTypeConfigs.
+pub const FINALIZER_TYPE_CONFIG: &str = "core.kubefed.io/federated-type-config";
+
+/// Marks the host's own `Cluster` object; its value is empty (`spec/kubesphere-multicluster.md §1.3`).
+pub const LABEL_HOST: &str = "cluster-role.kubesphere.io/host";
+/// Marks objects that the control plane made by itself.
+pub const LABEL_KUBESPHERE_MANAGED: &str = "kubesphere.io/managed";
+/// The finalizer of `Cluster` objects.
+pub const FINALIZER_CLUSTER: &str = "finalizer.cluster.kubesphere.io";
+/// The name of the host's `Cluster` object unless configured otherwise.
+pub const HOST_CLUSTER: &str = "host";
+/// The region a cluster is in.
+pub const LABEL_REGION: &str = "cluster.kubesphere.io/region";
+/// The group a cluster is counted to: `production`, `development`, `testing`, `demo` or any other.
+pub const LABEL_GROUP: &str = "cluster.kubesphere.io/group";
+/// `public` lets every tenant see the cluster.
+pub const LABEL_VISIBILITY: &str = "cluster.kubesphere.io/visibility";
+/// The prefix of the labels that mirror `Label` objects (cluster tags).
+pub const LABEL_TAG_PREFIX: &str = "label.cluster.kubesphere.io/";
+/// Touch it to have a cluster looked at again at once.
+pub const ANNOTATION_SYNC_AT: &str = "kubesphere.io/syncAt";
+/// A name for people.
+pub const ANNOTATION_ALIAS: &str = "kubesphere.io/alias-name";
+/// A description for people.
+pub const ANNOTATION_DESCRIPTION: &str = "kubesphere.io/description";
+/// Who made the object.
+pub const ANNOTATION_CREATOR: &str = "kubesphere.io/creator";
+
+/// The group of the control plane's administrators. It is bound to `cluster-admin` on the host, on sandbox members and on joined
+/// members, so that no request needs to impersonate `system:masters`.
+pub const ADMINS_GROUP: &str = "hansa:admins";
+/// The ClusterRoleBinding that gives [`ADMINS_GROUP`] its rights.
+pub const ADMINS_BINDING: &str = "hansa:admins";
+/// The field manager of propagation.
+pub const FIELD_MANAGER_FEDERATION: &str = "kubefed";
+/// The field manager of everything else the control plane writes.
+pub const FIELD_MANAGER: &str = "hansa";
+
+/// The ServiceAccount (and token Secret) of the control plane on a member (`spec/kubesphere-multicluster.md §1.6`).
+pub fn service_account(cluster: &str) -> String {
+    format!("{cluster}-kubesphere")
+}
+
+/// The ClusterRole and ClusterRoleBinding of [`service_account`] (`spec/kubefed.md §3`).
+pub fn cluster_role(cluster: &str) -> String {
+    format!("kubefed-controller-manager:{}", service_account(cluster))
+}
+
+/// The Secret on the host that holds the token a member is reached with (`spec/kubesphere-multicluster.md §1.6`).
+pub fn token_secret(cluster: &str) -> String {
+    format!("{cluster}-secret")
+}
+
+/// The Secret on the host that a `Cluster`'s kubeconfig is moved into.
+pub fn kubeconfig_secret(cluster: &str) -> String {
+    format!("{cluster}-kubeconfig")
+}
