@@ -1,3 +1,4 @@
 //! An embedded Kubernetes API server
 
 pub mod auth;
+pub mod pki;
