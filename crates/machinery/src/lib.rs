@@ -1,5 +1,7 @@
 //! Kubernetes API machinery, pure: it works on JSON and knows neither a client nor a runtime.
 
+pub mod apply;
+pub mod fields;
 pub mod kubernetes;
 pub mod schema;
 pub mod status;
