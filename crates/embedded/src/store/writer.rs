@@ -1,0 +1,147 @@
+//! The one thread that orders all writes, makes them durable in groups and then visible.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::watch::Sender;
+use tokio::sync::{mpsc, oneshot};
+
+use super::file::{Batch, File};
+use super::plan::{Plan, plan};
+use super::shared::{Shared, wake};
+use super::{Entry, Event, Op, WriteError};
+
+/// What is asked of the writer.
+#[derive(Debug)]
+pub(super) enum Request {
+    Write { op: Op, answer: oneshot::Sender<Result<Arc<Entry>, WriteError>> },
+    Meta { name: String, value: Vec<u8>, answer: oneshot::Sender<Result<(), WriteError>> },
+    Close { answer: oneshot::Sender<()> },
+}
+
+/// How many requests wait at most; beyond that the callers do.
+pub(super) const QUEUE: usize = 1024;
+
+/// How many requests one commit takes at most, which bounds how long the first of them waits.
+const GROUP: usize = 512;
+
+/// Orders writes, and makes them durable and visible.
+#[derive(Debug)]
+pub(super) struct Writer {
+    shared: Arc<Shared>,
+    disk: Disk,
+}
+
+#[derive(Debug)]
+enum Disk {
+    /// Nothing outlives the process.
+    None,
+    Open(File),
+    /// The file failed and has to be opened again; it may hold these events or not.
+    Failed {
+        path: PathBuf,
+        doubtful: Vec<Event>,
+    },
+}
+
+/// What became of a group of requests.
+#[derive(Debug)]
+pub(super) struct Outcome {
+    /// The answer to each write in turn.
+    pub(super) writes: Vec<Result<Arc<Entry>, WriteError>>,
+    /// The answer to those who put small values.
+    pub(super) meta: Result<(), WriteError>,
+    /// The watchers to wake once the answers are given.
+    pub(super) signals: Vec<Sender<()>>,
+}
+
+impl Writer {
+    pub(super) fn new(shared: Arc<Shared>, file: Option<File>) -> Self {
+        Self { shared, disk: file.map_or(Disk::None, Disk::Open) }
+    }
+
+    /// Serves requests until the last sender is gone or one asks to close.
+    pub(super) fn run(mut self, mut requests: mpsc::Receiver<Request>) {
+        let mut group = Vec::with_capacity(GROUP);
+        let mut closing = Vec::new();
+        while closing.is_empty() && requests.blocking_recv_many(&mut group, GROUP) > 0 {
+            let (mut ops, mut write_answers) =
+                (Vec::with_capacity(group.len()), Vec::with_capacity(group.len()));
+            let (mut meta, mut meta_answers) = (Vec::new(), Vec::new());
+            for request in group.drain(..) {
+                match request {
+                    Request::Write { op, answer } => {
+                        ops.push(op);
+                        write_answers.push(answer);
+                    }
+                    Request::Meta { name, value, answer } => {
+                        meta.push((name, value));
+                        meta_answers.push(answer);
+                    }
+                    Request::Close { answer } => closing.push(answer),
+                }
+            }
+            let outcome = self.commit(ops, meta);
+            // Who asked may have gone away: the write stands all the same.
+            for (answer, result) in write_answers.into_iter().zip(outcome.writes) {
+                let _ = answer.send(result);
+            }
+            for answer in meta_answers {
+                let _ = answer.send(outcome.meta.clone());
+            }
+            wake(&outcome.signals);
+        }
+        // The file is closed and unlocked before anybody is told.
+        drop(self.disk);
+        self.shared.close();
+        for answer in closing {
+            let _ = answer.send(());
+        }
+    }
+
+    /// Commits a group: durable first, visible then.
+    pub(super) fn commit(&mut self, ops: Vec<Op>, meta: Vec<(String, Vec<u8>)>) -> Outcome {
+        let writes = ops.len();
+        let failed = |error: WriteError| Outcome {
+            writes: vec![Err(error.clone()); writes],
+            meta: Err(error),
+            signals: Vec::new(),
+        };
+        if let Err(error) = self.recover() {
+            return failed(error);
+        }
+        let revision = self.shared.read().revision;
+        let Plan { events, answers } = plan(ops, revision, |key| self.shared.read().get(key).cloned());
+        if events.is_empty() && meta.is_empty() {
+            return Outcome { writes: answers, meta: Ok(()), signals: Vec::new() };
+        }
+        if let Disk::Open(file) = &self.disk
+            && let Err(error) = file.commit(&Batch { events: &events, meta: &meta })
+        {
+            tracing::error!(%error, file = %file.path().display(), "writing the store failed");
+            self.disk = Disk::Failed { path: file.path().to_owned(), doubtful: events };
+            return failed(error);
+        }
+        Outcome { writes: answers, meta: Ok(()), signals: self.shared.publish(events, meta) }
+    }
+
+    /// Opens the file again after a failure.
+    fn recover(&mut self) -> Result<(), WriteError> {
+        let Disk::Failed { path, doubtful } = &mut self.disk else { return Ok(()) };
+        let file = File::open(path)?;
+        let found = file.revision()?;
+        let known = self.shared.read().revision;
+        if doubtful.last().is_some_and(|last| last.revision() == found) {
+            // The failed commit did reach the disk; its callers were told that it might have.
+            wake(&self.shared.publish(std::mem::take(doubtful), Vec::new()));
+        } else if found != known {
+            let detail =
+                format!("{} is at revision {found}, not {known}: another process wrote it", path.display());
+            return Err(WriteError::Io(Arc::new(io::Error::other(detail))));
+        }
+        tracing::info!(file = %path.display(), "the store can be written again");
+        self.disk = Disk::Open(file);
+        Ok(())
+    }
+}
