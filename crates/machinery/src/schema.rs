@@ -3,10 +3,15 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use serde_json::Value;
+
+use crate::structural::Checks;
+
+/// How deep schemas and objects may nest: what a JSON reader lets through. Everything that walks them stops here.
+pub const MAX_DEPTH: usize = 128;
 
 /// How a list behaves when two writers meet (`x-kubernetes-list-type`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,10 +78,16 @@ pub struct Node {
     /// Everything else that validation needs: `enum`, `pattern`, `minimum`, `maxItems`, `oneOf`,
     /// `x-kubernetes-validations`, …; the node as it was written, without `properties`, `items` and descriptions.
     pub rest: serde_json::Map<String, Value>,
+    checks: OnceLock<Checks>,
 }
 
 impl Node {
-    fn new(schema: &Value) -> Self {
+    /// Reads a schema. What nests deeper than [`MAX_DEPTH`] is left out.
+    pub fn new(schema: &Value) -> Self {
+        Self::at_depth(schema, 0)
+    }
+
+    fn at_depth(schema: &Value, depth: usize) -> Self {
         let text = |key: &str| schema[key].as_str().unwrap_or_default().to_owned();
         let flag = |key: &str| schema[key].as_bool().unwrap_or_default();
         let strings = |key: &str| -> Vec<String> {
@@ -87,7 +98,9 @@ impl Node {
                 .filter_map(|v| v.as_str().map(str::to_owned))
                 .collect()
         };
-        let child = |value: &Value| value.is_object().then(|| Arc::new(Self::new(value)));
+        let child = |value: &Value| {
+            (value.is_object() && depth < MAX_DEPTH).then(|| Arc::new(Self::at_depth(value, depth + 1)))
+        };
         // Kubernetes wraps a reference that carries a default or description of its own in a one-element allOf.
         let reference = schema["$ref"].as_str().or_else(|| match schema["allOf"].as_array()?.as_slice() {
             [one] => one["$ref"].as_str(),
@@ -105,10 +118,10 @@ impl Node {
                 .as_object()
                 .into_iter()
                 .flatten()
-                .map(|(name, value)| (name.clone(), Arc::new(Self::new(value))))
+                .filter_map(|(name, value)| Some((name.clone(), child(value)?)))
                 .collect(),
             additional: match &schema["additionalProperties"] {
-                Value::Bool(true) => Some(Arc::new(Self { preserve_unknown: true, ..Self::default() })),
+                Value::Bool(true) => Some(Arc::default()),
                 other => child(other),
             },
             items: child(&schema["items"]),
@@ -124,7 +137,13 @@ impl Node {
             patch_merge_key: schema["x-kubernetes-patch-merge-key"].as_str().map(str::to_owned),
             patch_strategy: text("x-kubernetes-patch-strategy"),
             rest: rest.map(|(k, v)| (k.clone(), v.clone())).collect(),
+            checks: OnceLock::new(),
         }
+    }
+
+    /// What validation checks, compiled at first use.
+    pub(crate) fn checks(&self) -> &Checks {
+        self.checks.get_or_init(|| Checks::new(&self.rest))
     }
 }
 
@@ -144,6 +163,16 @@ impl Schema {
         Self { node: Arc::new(Node::new(schema)), definitions: Arc::default() }
     }
 
+    /// A schema without definitions around a node.
+    pub(crate) fn of(node: Arc<Node>) -> Self {
+        Self { node, definitions: Arc::default() }
+    }
+
+    /// Whether this is one of Kubernetes' own types, which a real server decodes into Go structs.
+    pub fn is_built_in(&self) -> bool {
+        !self.definitions.nodes.is_empty()
+    }
+
     /// The node as it stands at the field, before its reference is followed.
     pub fn field(&self) -> &Node {
         &self.node
@@ -152,8 +181,12 @@ impl Schema {
     /// The node that says what the type is.
     pub fn target(&self) -> &Node {
         let mut node = &self.node;
-        while let Some(next) = node.reference.as_ref().and_then(|name| self.definitions.nodes.get(name)) {
-            node = next;
+        // No published chain is longer than two; the bound is for definitions that refer to each other.
+        for _ in 0..8 {
+            match node.reference.as_ref().and_then(|name| self.definitions.nodes.get(name)) {
+                Some(next) => node = next,
+                None => break,
+            }
         }
         node
     }
