@@ -6,4 +6,5 @@ pub mod serve;
 pub mod store;
 
 /// The body of requests and answers.
-pub type Body = http_body_util::combinators::UnsyncBoxBody<bytes::Bytes, Box<dyn std::error::Error + Send + Sync>>;
+pub type Body =
+    http_body_util::combinators::UnsyncBoxBody<bytes::Bytes, Box<dyn std::error::Error + Send + Sync>>;

@@ -32,15 +32,15 @@ pub struct Subject {
 }
 
 impl Subject {
-    fn read(name: &X509Name<'_>) -> Result<Self, PkiError> {
+    fn read(name: &X509Name<'_>) -> Result<Self, &'static str> {
         let text = |a: &x509_parser::x509::AttributeTypeAndValue<'_>| {
-            a.as_str().map(str::to_owned).map_err(|_| PkiError::Subject("an attribute is not text"))
+            a.as_str().map(str::to_owned).map_err(|_| "an attribute is not text")
         };
         let names: Vec<String> = name.iter_common_name().map(text).collect::<Result<_, _>>()?;
         let groups = name.iter_organization().map(text).collect::<Result<_, _>>()?;
         match <[String; 1]>::try_from(names) {
             Ok([name]) if !name.is_empty() => Ok(Self { name, groups }),
-            _ => Err(PkiError::Subject("exactly one common name is needed")),
+            _ => Err("exactly one common name is needed"),
         }
     }
 
@@ -66,13 +66,13 @@ impl Subject {
 /// The subject of a certificate and when it ends (seconds since 1970).
 pub(crate) fn read_certificate(der: &[u8]) -> Result<(Subject, i64), PkiError> {
     let (_, certificate) = X509Certificate::from_der(der).map_err(|e| PkiError::Parse(e.to_string()))?;
-    Ok((Subject::read(certificate.subject())?, certificate.validity().not_after.timestamp()))
+    let subject = Subject::read(certificate.subject()).map_err(PkiError::Subject)?;
+    Ok((subject, certificate.validity().not_after.timestamp()))
 }
 
 /// A certificate request whose signature proves that its sender holds the key.
 pub struct Request {
-    /// The user asked for.
-    pub subject: Subject,
+    subject: Result<Subject, &'static str>,
     raw_subject: Vec<u8>,
     public_key: Vec<u8>,
     foreign_extension: bool,
@@ -119,13 +119,21 @@ impl Request {
             _ => false,
         };
         Ok(Self {
-            subject: Subject::read(&info.subject)?,
+            subject: Subject::read(&info.subject),
             raw_subject: info.subject.as_raw().to_vec(),
             public_key: info.subject_pki.raw.to_vec(),
             foreign_extension: request
                 .requested_extensions()
                 .is_some_and(|mut all| !all.all(|e| allowed(&e))),
         })
+    }
+
+    /// The user asked for.
+    ///
+    /// # Errors
+    /// When the subject names none.
+    pub fn subject(&self) -> Result<&Subject, PkiError> {
+        self.subject.as_ref().map_err(|why| PkiError::Subject(why))
     }
 
     /// Whether it asks for more than a client certificate has: other names, other usages, authority.
