@@ -1,1 +1,18 @@
-//! KubeFed: placement, overrides, versions, and the controllers around them
+//! KubeFed: placement, overrides, versions, and the controllers around them.
+//!
+//! What decides is pure: [`plan`] says what to do about one federated object, from [`placement`], the recorded [`version`]s and what is
+//! observed in the members; [`template`], [`overrides`] and [`retain`] say what a member's copy looks like; [`report`] and [`status`] say what
+//! came of it. The contract is `spec/kubefed.md`.
+
+pub mod federated;
+pub mod key;
+pub mod marks;
+pub mod overrides;
+pub mod placement;
+pub mod plan;
+pub mod report;
+pub mod retain;
+pub mod status;
+pub mod template;
+pub mod types;
+pub mod version;

@@ -1,0 +1,180 @@
+//! A federated object as it is kept: what decisions need, without its template (a large one costs ten times its text as JSON values).
+
+use std::collections::BTreeMap;
+
+use hansa_api::names;
+use serde_json::Value;
+
+use crate::marks::Marks;
+use crate::overrides::Overrides;
+use crate::placement::{Placement, PlacementError};
+use crate::status::Reported;
+use crate::template;
+use crate::types::TypeConfig;
+use crate::version::Hashes;
+
+/// A federated object, projected.
+#[derive(Clone, Debug)]
+pub struct Federated {
+    /// `metadata.uid`.
+    pub uid: String,
+    /// `metadata.resourceVersion`.
+    pub resource_version: String,
+    /// `metadata.generation`.
+    pub generation: i64,
+    /// Whether it has a deletionTimestamp.
+    pub deleting: bool,
+    /// `metadata.finalizers`.
+    pub finalizers: Vec<String>,
+    /// Whether its copies are to stay when it is deleted.
+    pub orphan: bool,
+    /// How its copies are to be deleted.
+    pub delete_options: DeleteOptions,
+    /// Where it is to be.
+    pub placement: Result<Placement, PlacementError>,
+    /// What it is to be.
+    pub hashes: Hashes,
+    /// Whether the template has finalizers, which are dropped.
+    pub drops_finalizers: bool,
+    /// What its status says.
+    pub reported: Option<Reported>,
+    marks: Marks,
+    cluster_marks: BTreeMap<String, Marks>,
+}
+
+impl Federated {
+    /// Projects a federated object.
+    pub fn project(types: &TypeConfig, object: &Value) -> Self {
+        let metadata = &object["metadata"];
+        let text = |field: &str| metadata[field].as_str().unwrap_or_default().to_owned();
+        let annotation = |name: &str| metadata["annotations"][name].as_str();
+        let overrides = Overrides::parse(object);
+        let marks = |cluster: &str| {
+            template::for_member(types, object, &overrides, cluster, None).ok().map(|o| Marks::of(&o))
+        };
+        let touched = overrides.clusters().filter(|cluster| overrides.touch_metadata(cluster));
+        let finalizers = metadata["finalizers"].as_array().into_iter().flatten();
+        Self {
+            uid: text("uid"),
+            resource_version: text("resourceVersion"),
+            generation: metadata["generation"].as_i64().unwrap_or_default(),
+            deleting: !metadata["deletionTimestamp"].is_null(),
+            finalizers: finalizers.filter_map(|f| f.as_str().map(str::to_owned)).collect(),
+            orphan: annotation(names::ANNOTATION_ORPHAN) == Some("true"),
+            delete_options: annotation(names::ANNOTATION_DELETE_OPTION)
+                .map(DeleteOptions::parse)
+                .unwrap_or_default(),
+            placement: Placement::parse(object),
+            hashes: Hashes::of(object),
+            drops_finalizers: template::has_finalizers(object),
+            reported: Reported::parse(object),
+            marks: template::base(types, object).map(|base| Marks::of(&base)).unwrap_or_default(),
+            cluster_marks: touched
+                .filter_map(|cluster| Some((cluster.to_owned(), marks(cluster)?)))
+                .collect(),
+        }
+    }
+
+    /// The labels and annotations that the copy of a member is to have.
+    pub fn marks(&self, cluster: &str) -> &Marks {
+        self.cluster_marks.get(cluster).unwrap_or(&self.marks)
+    }
+
+    /// Whether our finalizer is on it.
+    pub fn is_held(&self) -> bool {
+        self.finalizers.iter().any(|finalizer| finalizer == names::FINALIZER_SYNC)
+    }
+}
+
+/// What `kubefed.io/deleteoption` may say (`spec/kubefed.md §1.7`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DeleteOptions {
+    /// `gracePeriodSeconds`.
+    pub grace_period_seconds: Option<u32>,
+    /// `propagationPolicy`; `Background` unless given, as a Job would otherwise leave its Pods behind.
+    pub propagation: Propagation,
+    /// `preconditions.uid`.
+    pub uid: Option<String>,
+    /// `preconditions.resourceVersion`.
+    pub resource_version: Option<String>,
+}
+
+/// What becomes of the dependents of a deleted copy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Propagation {
+    /// They are deleted afterwards.
+    #[default]
+    Background,
+    /// They are deleted first.
+    Foreground,
+    /// They stay.
+    Orphan,
+}
+
+impl DeleteOptions {
+    fn parse(text: &str) -> Self {
+        let options: Value = serde_json::from_str(text).unwrap_or_default();
+        let precondition = |field: &str| options["preconditions"][field].as_str().map(str::to_owned);
+        Self {
+            grace_period_seconds: options["gracePeriodSeconds"]
+                .as_u64()
+                .and_then(|seconds| seconds.try_into().ok()),
+            propagation: match options["propagationPolicy"].as_str() {
+                Some("Foreground") => Propagation::Foreground,
+                Some("Orphan") => Propagation::Orphan,
+                _ => Propagation::Background,
+            },
+            uid: precondition("uid"),
+            resource_version: precondition("resourceVersion"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::tests::deployments;
+    use serde_json::json;
+
+    #[test]
+    fn a_federated_object_is_read() {
+        let federated = Federated::project(
+            &deployments(),
+            &json!({
+                "metadata": {
+                    "uid": "u", "resourceVersion": "7", "generation": 2, "finalizers": ["a", "kubefed.io/sync-controller"],
+                    "annotations": {"kubefed.io/orphan": "true", "kubefed.io/deleteoption": "{\"gracePeriodSeconds\":5,\"propagationPolicy\":\"Orphan\"}"},
+                },
+                "spec": {"placement": {"clusters": []}},
+            }),
+        );
+        assert!(federated.is_held() && federated.orphan && !federated.deleting);
+        assert_eq!(federated.delete_options.grace_period_seconds, Some(5));
+        assert_eq!(federated.delete_options.propagation, Propagation::Orphan);
+    }
+
+    #[test]
+    fn a_nonsensical_delete_option_is_no_option() {
+        for text in ["", "{", "[]", "{\"gracePeriodSeconds\":-1}"] {
+            assert_eq!(DeleteOptions::parse(text), DeleteOptions::default());
+        }
+    }
+
+    #[test]
+    fn marks_follow_the_overrides_of_a_cluster() {
+        let federated = Federated::project(
+            &deployments(),
+            &json!({
+                "metadata": {"name": "web", "namespace": "shop"},
+                "spec": {
+                    "template": {"metadata": {"labels": {"a": "1"}}},
+                    "overrides": [{"clusterName": "c2", "clusterOverrides": [{"path": "/metadata/labels/a", "value": "2"}]}],
+                },
+            }),
+        );
+        let live =
+            |a: &str| Marks::of(&json!({"metadata": {"labels": {"a": a, "kubefed.io/managed": "true"}}}));
+        assert!(live("1").contain(federated.marks("c1")) && !live("2").contain(federated.marks("c1")));
+        assert!(live("2").contain(federated.marks("c2")) && !live("1").contain(federated.marks("c2")));
+    }
+}

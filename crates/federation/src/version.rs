@@ -1,0 +1,226 @@
+//! Versions: what was written where, so that a member is written to only when that changes something
+//! (`spec/kubefed.md §1.4, §2.5`).
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use hansa_machinery::gojson;
+use serde_json::{Value, json};
+
+use crate::overrides;
+
+/// The state of one object in one member, as `PropagatedVersion` records it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// `gen:N`: the object has a generation.
+    Generation(i64),
+    /// `rv:V`: it has none.
+    Resource(Box<str>),
+}
+
+impl Version {
+    /// Something was or may have been written, but what is there now is not the present state. No live object has generation 0, so
+    /// this never equals a live version; it keeps the cluster on the record, and with it in what is cleaned up.
+    pub const STALE: Self = Self::Generation(0);
+
+    /// The version of a live object.
+    pub fn of(generation: i64, resource_version: &str) -> Self {
+        match generation {
+            0 => Self::Resource(resource_version.into()),
+            generation => Self::Generation(generation),
+        }
+    }
+
+    /// Reads a recorded version; what cannot be read is [`Version::STALE`], as it equals no live version either.
+    pub fn parse(text: &str) -> Self {
+        if let Some(version) = text.strip_prefix("rv:") {
+            return Self::Resource(version.into());
+        }
+        text.strip_prefix("gen:").and_then(|n| n.parse().ok()).map_or(Self::STALE, Self::Generation)
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Generation(generation) => write!(f, "gen:{generation}"),
+            Self::Resource(version) => write!(f, "rv:{version}"),
+        }
+    }
+}
+
+/// The two hashes that say which desired state the recorded versions belong to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hashes {
+    /// Of `spec.template`; empty without one.
+    pub template: String,
+    /// Of `spec.overrides` in struct form; empty without a spec.
+    pub overrides: String,
+}
+
+impl Hashes {
+    /// The hashes of a federated object.
+    pub fn of(federated: &Value) -> Self {
+        let template = match federated["spec"].get("template") {
+            None => String::new(),
+            Some(template) => gojson::md5_hex(template),
+        };
+        let overrides = match federated.get("spec") {
+            None => String::new(),
+            Some(_) => gojson::md5_hex(&overrides::canonical(federated)),
+        };
+        Self { template, overrides }
+    }
+}
+
+/// The status of a `PropagatedVersion`: which desired state was written, and what each member made of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Record {
+    /// The desired state that `clusters` is about.
+    pub hashes: Hashes,
+    /// The version each cluster had when it was last known to be right.
+    pub clusters: BTreeMap<Arc<str>, Version>,
+}
+
+impl Record {
+    /// Reads the status of a `PropagatedVersion` object.
+    pub fn parse(object: &Value) -> Self {
+        let status = &object["status"];
+        let text = |field: &str| status[field].as_str().unwrap_or_default().to_owned();
+        let clusters = status["clusterVersions"].as_array().into_iter().flatten().filter_map(|entry| {
+            let version = entry["version"].as_str().filter(|version| !version.is_empty())?;
+            Some((entry["clusterName"].as_str()?.into(), Version::parse(version)))
+        });
+        Self {
+            hashes: Hashes { template: text("templateVersion"), overrides: text("overridesVersion") },
+            clusters: clusters.collect(),
+        }
+    }
+
+    /// The status to write.
+    pub fn status(&self) -> Value {
+        let versions = self.clusters.iter();
+        let versions =
+            versions.map(|(name, version)| json!({"clusterName": &**name, "version": version.to_string()}));
+        json!({
+            "templateVersion": self.hashes.template,
+            "overridesVersion": self.hashes.overrides,
+            "clusterVersions": versions.collect::<Vec<_>>(),
+        })
+    }
+
+    /// Whether what is live in a cluster is what this record says was right there for the desired state `hashes`.
+    pub fn is_current(&self, hashes: &Hashes, cluster: &str, live: &Version) -> bool {
+        self.hashes == *hashes && self.clusters.get(cluster) == Some(live)
+    }
+
+    /// The record for the desired state `hashes`: when that changed, no version is right any more, yet each cluster stays on the
+    /// record, because something of ours may be there.
+    #[must_use]
+    pub fn moved_to(&self, hashes: &Hashes) -> Self {
+        let mut record = self.clone();
+        if record.hashes != *hashes {
+            record.hashes = hashes.clone();
+            record.clusters.values_mut().for_each(|version| *version = Version::STALE);
+        }
+        record
+    }
+}
+
+/// The name of the `PropagatedVersion` of a federated object (`spec/kubefed.md §1.4`).
+pub fn record_name(target_kind: &str, federated_name: &str) -> String {
+    format!("{}-{federated_name}", target_kind.to_lowercase())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn hashes_are_those_of_kubefed() {
+        for (value, expected) in [
+            (json!({"spec": {"foo": null}}), "a5b8d4352d5aed51c51b93900258ccf3"),
+            (json!({}), "8a80554c91d9fca8acb82f023de02f11"),
+            (json!({"data": {"foo": "bar"}}), "4682012eb72f035cfe2b227efe7ca8c8"),
+            (json!({"overrides": null}), "2979b7538b527abe06492021841caf47"),
+        ] {
+            assert_eq!(gojson::md5_hex(&value), expected, "{value}");
+        }
+    }
+
+    #[test]
+    fn the_overrides_version_is_the_hash_of_the_struct() {
+        let federated = json!({"spec": {"overrides": [
+            {"clusterOverrides": [{"value": {"foo": "baz"}, "op": "", "path": "/data"}], "clusterName": "c1"},
+        ]}});
+        assert_eq!(Hashes::of(&federated).overrides, "e32ea1ae695d85e0d5dd5ffe2ada9feb");
+    }
+
+    #[test]
+    fn absent_parts_have_their_own_versions() {
+        assert_eq!(Hashes::of(&json!({})), Hashes::default());
+        let empty = Hashes::of(&json!({"spec": {}}));
+        assert_eq!(
+            (empty.template.as_str(), empty.overrides.as_str()),
+            ("", "2979b7538b527abe06492021841caf47")
+        );
+        assert_ne!(Hashes::of(&json!({"spec": {"overrides": []}})).overrides, empty.overrides);
+    }
+
+    #[test]
+    fn numbers_in_overrides_are_floats_and_in_templates_are_not() {
+        let with = |value: Value| {
+            json!({"spec": {
+                "template": {"n": value},
+                "overrides": [{"clusterName": "c", "clusterOverrides": [{"path": "/n", "value": value}]}],
+            }})
+        };
+        let big = Hashes::of(&with(json!(9_007_199_254_740_993_i64)));
+        let near = Hashes::of(&with(json!(9_007_199_254_740_992_i64)));
+        assert_eq!(big.overrides, near.overrides);
+        assert_ne!(big.template, near.template);
+    }
+
+    #[test]
+    fn versions_read_back_as_written() {
+        for version in [Version::of(3, "17"), Version::of(0, "17"), Version::STALE] {
+            assert_eq!(Version::parse(&version.to_string()), version);
+        }
+        assert_eq!(Version::parse("nonsense"), Version::STALE);
+    }
+
+    #[test]
+    fn a_record_reads_back_as_written_and_is_sorted() {
+        let status = json!({"templateVersion": "t", "overridesVersion": "o", "clusterVersions": [
+            {"clusterName": "b", "version": "gen:2"}, {"clusterName": "a", "version": "rv:9"}, {"clusterName": "c", "version": ""},
+        ]});
+        let record = Record::parse(&json!({ "status": status }));
+        let sorted =
+            json!([{"clusterName": "a", "version": "rv:9"}, {"clusterName": "b", "version": "gen:2"}]);
+        assert_eq!(record.status()["clusterVersions"], sorted);
+        assert_eq!(Record::parse(&json!({"status": record.status()})), record);
+    }
+
+    #[test]
+    fn a_changed_desired_state_makes_every_version_stale_but_forgets_no_cluster() {
+        let old = Hashes { template: "1".into(), overrides: "2".into() };
+        let new = Hashes { template: "3".into(), overrides: "2".into() };
+        let record = Record { hashes: old.clone(), clusters: [("a".into(), Version::Generation(4))].into() };
+        assert!(record.is_current(&old, "a", &Version::Generation(4)));
+        assert!(!record.is_current(&old, "a", &Version::Generation(5)));
+        assert!(!record.is_current(&new, "a", &Version::Generation(4)));
+        let moved = record.moved_to(&new);
+        assert_eq!(moved.clusters.get("a"), Some(&Version::STALE));
+        assert!(!moved.is_current(&new, "a", &Version::Generation(4)));
+        assert_eq!(record.moved_to(&old), record);
+    }
+
+    proptest! {
+        #[test]
+        fn any_recorded_text_is_read_without_harm(text in ".{0,20}") {
+            let _ = Version::parse(&text);
+        }
+    }
+}
