@@ -158,6 +158,7 @@ fn schema(has_replicas: bool) -> Value {
                             "properties": {
                                 "name": string,
                                 "status": string,
+                                "message": string,
                                 "remoteStatus": { "type": "object", "x-kubernetes-preserve-unknown-fields": true },
                             },
                             "required": ["name"],

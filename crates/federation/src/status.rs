@@ -111,8 +111,12 @@ pub struct Propagation {
 pub struct Reported {
     generation: i64,
     condition: Option<Condition>,
-    clusters: Box<[(Arc<str>, Option<Word>, Option<Box<str>>)]>,
+    /// Sorted by name.
+    clusters: Box<[ReportedCluster]>,
 }
+
+/// Name, word and message of one member.
+type ReportedCluster = (Arc<str>, Option<Word>, Option<Box<str>>);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Condition {
