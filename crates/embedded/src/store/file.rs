@@ -11,7 +11,8 @@ use bytes::Bytes;
 use redb::{Builder, Database, ReadableDatabase, ReadableTable, TableDefinition, TableError};
 use serde_json::Value;
 
-use super::{Entry, Event, EventKind, Facts, Key, OpenError, WriteError};
+use super::log::{Record, pack, records, weight};
+use super::{Entry, Event, Facts, Key, OpenError, WriteError};
 
 /// The format of the file; to be raised with every change that an older version would misread.
 const FORMAT: u64 = 1;
@@ -22,13 +23,12 @@ const CACHE: usize = 8 << 20;
 /// Counters of the store itself.
 const COUNTERS: TableDefinition<&str, u64> = TableDefinition::new("counters");
 const FORMAT_COUNTER: &str = "format";
-const REVISION_COUNTER: &str = "revision";
 
 /// Small values of the store's users.
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 
-/// The objects: (resource, namespace, name) to (revision, JSON).
-const OBJECTS: TableDefinition<(&str, &str, &str), (u64, &[u8])> = TableDefinition::new("objects");
+/// The objects, as a log of their writes: rows of records (see [`super::log`]) in the order of their numbers.
+const LOG: TableDefinition<u64, &[u8]> = TableDefinition::new("log");
 
 /// Tells the facts of an object that is read back.
 pub type Projector = fn(&Key, &Value) -> Facts;
@@ -38,6 +38,10 @@ pub type Projector = fn(&Key, &Value) -> Facts;
 pub(super) struct File {
     path: PathBuf,
     database: Database,
+    /// The number of the next row.
+    next: u64,
+    /// The bytes of all rows.
+    bytes: u64,
 }
 
 /// Everything in it.
@@ -49,10 +53,13 @@ pub(super) struct Contents {
 }
 
 /// What is committed together.
-#[derive(Debug, Default)]
 pub(super) struct Batch<'a> {
     pub(super) events: &'a [Event],
     pub(super) meta: &'a [(String, Vec<u8>)],
+    /// The bytes of all objects, as [`weight`] counts them.
+    pub(super) live: u64,
+    /// Whether a record is the present state of its object.
+    pub(super) lives: &'a dyn Fn(&Record<'_>) -> bool,
 }
 
 impl File {
@@ -62,105 +69,145 @@ impl File {
             if !path.try_exists().map_err(|error| from_io(path, error))? {
                 create(path)?;
             }
-            let file = Self { path: path.to_owned(), database: database(path)? };
-            match file.counter(FORMAT_COUNTER)? {
-                Some(FORMAT) => Ok(file),
+            let database = database(path)?;
+            let refused = |error| from_redb(path, error);
+            match format(&database).map_err(refused)? {
+                Some(FORMAT) => {}
                 Some(found) if found > FORMAT => {
-                    Err(OpenError::Newer { path: path.to_owned(), found, known: FORMAT })
+                    return Err(OpenError::Newer { path: path.to_owned(), found, known: FORMAT });
                 }
-                _ => Err(OpenError::NotOurs { path: path.to_owned() }),
+                _ => return Err(OpenError::NotOurs { path: path.to_owned() }),
             }
+            let (next, bytes) = extent(&database).map_err(refused)?;
+            Ok(Self { path: path.to_owned(), database, next, bytes })
         })
-    }
-
-    /// The revision of the last commit.
-    pub(super) fn revision(&self) -> Result<u64, OpenError> {
-        guarded(&self.path, || Ok(self.counter(REVISION_COUNTER)?.unwrap_or(0)))
-    }
-
-    fn counter(&self, name: &str) -> Result<Option<u64>, OpenError> {
-        let read = || -> Result<_, redb::Error> {
-            match self.database.begin_read()?.open_table(COUNTERS) {
-                Ok(counters) => Ok(counters.get(name)?.map(|value| value.value())),
-                Err(TableError::TableDoesNotExist(_)) => Ok(None),
-                Err(error) => Err(error.into()),
-            }
-        };
-        read().map_err(|error| from_redb(&self.path, error))
-    }
-
-    /// Reads everything.
-    pub(super) fn load(&self, projector: Projector) -> Result<Contents, OpenError> {
-        guarded(&self.path, || {
-            let revision = self.revision()?;
-            let read = || -> Result<_, redb::Error> {
-                let transaction = self.database.begin_read()?;
-                let mut meta = HashMap::new();
-                for row in transaction.open_table(META)?.iter()? {
-                    let (name, value) = row?;
-                    meta.insert(name.value().to_owned(), value.value().to_owned());
-                }
-                let mut entries = Vec::new();
-                let mut last: Arc<str> = "".into();
-                for row in transaction.open_table(OBJECTS)?.iter()? {
-                    let (key, value) = row?;
-                    let (resource, namespace, name) = key.value();
-                    if *last != *resource {
-                        last = resource.into();
-                    }
-                    let (revision, object) = value.value();
-                    entries.push((
-                        Key::new(last.clone(), namespace, name),
-                        revision,
-                        Bytes::copy_from_slice(object),
-                    ));
-                }
-                Ok((entries, meta))
-            };
-            let (entries, meta) = read().map_err(|error| from_redb(&self.path, error))?;
-            let entries = entries.into_iter().map(|(key, revision, object)| {
-                let value = serde_json::from_slice(&object).map_err(|error| OpenError::Corrupt {
-                    path: self.path.clone(),
-                    detail: format!("{key} is not JSON: {error}"),
-                })?;
-                let facts = projector(&key, &value);
-                Ok(Entry { key, revision, object, facts })
-            });
-            Ok(Contents { revision, entries: entries.collect::<Result<_, _>>()?, meta })
-        })
-    }
-
-    /// Makes a batch durable. After an error the file has to be opened again, and either holds the whole batch or
-    /// nothing of it.
-    pub(super) fn commit(&self, batch: &Batch<'_>) -> Result<(), WriteError> {
-        let write = || -> Result<(), redb::Error> {
-            let transaction = self.database.begin_write()?;
-            if let Some(last) = batch.events.last() {
-                let mut objects = transaction.open_table(OBJECTS)?;
-                for Event { kind, entry, .. } in batch.events {
-                    let Key { resource, namespace, name } = &entry.key;
-                    let key = (&**resource, &**namespace, &**name);
-                    match kind {
-                        EventKind::Put { .. } => objects.insert(key, (entry.revision, &entry.object[..]))?,
-                        EventKind::Delete => objects.remove(key)?,
-                    };
-                }
-                transaction.open_table(COUNTERS)?.insert(REVISION_COUNTER, last.revision())?;
-            }
-            if !batch.meta.is_empty() {
-                let mut meta = transaction.open_table(META)?;
-                for (name, value) in batch.meta {
-                    meta.insert(&**name, &**value)?;
-                }
-            }
-            Ok(transaction.commit()?)
-        };
-        write().map_err(|error| from_redb(&self.path, error).into())
     }
 
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
+
+    /// The revision of the last commit.
+    pub(super) fn revision(&self) -> Result<u64, OpenError> {
+        let read = || -> Result<u64, redb::Error> {
+            let log = self.database.begin_read()?.open_table(LOG)?;
+            // The newest record ends the log.
+            let Some((_, row)) = log.last()? else { return Ok(0) };
+            Ok(records(row.value()).last().transpose()?.map_or(0, |record| record.revision))
+        };
+        guarded(&self.path, || read().map_err(|error| from_redb(&self.path, error)))
+    }
+
+    /// Reads everything.
+    pub(super) fn load(&self, projector: Projector) -> Result<Contents, OpenError> {
+        let read = || -> Result<_, redb::Error> {
+            let transaction = self.database.begin_read()?;
+            let mut meta = HashMap::new();
+            for row in transaction.open_table(META)?.iter()? {
+                let (name, value) = row?;
+                meta.insert(name.value().to_owned(), value.value().to_owned());
+            }
+            let mut objects: HashMap<Key, (u64, Bytes)> = HashMap::new();
+            for row in transaction.open_table(LOG)?.iter()? {
+                for record in records(row?.1.value()) {
+                    let record = record?;
+                    match record.object {
+                        Some(object) => {
+                            objects.insert(record.key(), (record.revision, Bytes::copy_from_slice(object)))
+                        }
+                        None => objects.remove(&record.key()),
+                    };
+                }
+            }
+            Ok((objects, meta))
+        };
+        let (objects, meta) = guarded(&self.path, || read().map_err(|error| from_redb(&self.path, error)))?;
+        let mut resources: HashMap<Arc<str>, Arc<str>> = HashMap::new();
+        let entries = objects.into_iter().map(|(mut key, (revision, object))| {
+            // One allocation for the name of a resource, whatever the number of its objects.
+            key.resource = resources.entry(key.resource.clone()).or_insert(key.resource).clone();
+            let value = serde_json::from_slice(&object).map_err(|error| OpenError::Corrupt {
+                path: self.path.clone(),
+                detail: format!("{key} is not JSON: {error}"),
+            })?;
+            let facts = projector(&key, &value);
+            Ok(Entry { key, revision, object, facts })
+        });
+        Ok(Contents { entries: entries.collect::<Result<_, _>>()?, revision: self.revision()?, meta })
+    }
+
+    /// Makes a batch durable. After an error the file has to be opened again, and holds either the whole batch or
+    /// nothing of it.
+    pub(super) fn commit(&mut self, batch: &Batch<'_>) -> Result<(), WriteError> {
+        let (next, bytes) = self.write(batch).map_err(|error| from_redb(&self.path, error))?;
+        (self.next, self.bytes) = (next, bytes);
+        Ok(())
+    }
+
+    /// Commits a batch; returns the number of the next row and the bytes of all rows.
+    fn write(&self, batch: &Batch<'_>) -> Result<(u64, u64), redb::Error> {
+        let (mut next, mut bytes) = (self.next, self.bytes);
+        let transaction = self.database.begin_write()?;
+        if !batch.events.is_empty() {
+            let mut log = transaction.open_table(LOG)?;
+            let added = batch.events.iter().map(|event| weight(&event.entry)).sum::<u64>();
+            let mut old = Vec::new();
+            let mut cleaned = 0;
+            while bytes + added > 2 * batch.live + SLACK
+                && cleaned < 4 * added + STEP
+                && let Some((_, row)) = log.pop_first()?
+            {
+                old.push(row.value().to_vec());
+                let len = row.value().len() as u64;
+                cleaned += len;
+                bytes -= len;
+            }
+            // What still lives comes first: a record stands behind all older ones of its key.
+            let mut all = Vec::new();
+            for record in old.iter().flat_map(|row| records(row)) {
+                let record = record?;
+                all.extend((batch.lives)(&record).then_some(record));
+            }
+            all.extend(batch.events.iter().map(Record::of));
+            for row in pack(&all) {
+                log.insert(next, &row[..])?;
+                next += 1;
+                bytes += row.len() as u64;
+            }
+        }
+        if !batch.meta.is_empty() {
+            let mut meta = transaction.open_table(META)?;
+            for (name, value) in batch.meta {
+                meta.insert(&**name, &**value)?;
+            }
+        }
+        transaction.commit()?;
+        Ok((next, bytes))
+    }
+}
+
+/// What the log may hold beyond twice what lives, so that small stores are not cleaned all the time.
+const SLACK: u64 = 4 << 20;
+
+/// What a commit cleans at least, if there is something to clean.
+const STEP: u64 = 64 << 10;
+
+fn format(database: &Database) -> Result<Option<u64>, redb::Error> {
+    match database.begin_read()?.open_table(COUNTERS) {
+        Ok(counters) => Ok(counters.get(FORMAT_COUNTER)?.map(|value| value.value())),
+        Err(TableError::TableDoesNotExist(_)) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The number of the next row and the bytes of all rows.
+fn extent(database: &Database) -> Result<(u64, u64), redb::Error> {
+    let mut extent = (0, 0);
+    for row in database.begin_read()?.open_table(LOG)?.iter()? {
+        let (number, row) = row?;
+        extent = (number.value() + 1, extent.1 + row.value().len() as u64);
+    }
+    Ok(extent)
 }
 
 fn database(path: &Path) -> Result<Database, OpenError> {
@@ -176,32 +223,53 @@ fn create(path: &Path) -> Result<(), OpenError> {
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),
     };
-    fs::create_dir_all(directory).map_err(refused)?;
+    private_directory(directory).map_err(refused)?;
     let mut unfinished = path.as_os_str().to_owned();
     unfinished.push(format!(".new.{}", std::process::id()));
     let unfinished = PathBuf::from(unfinished);
-    let make = || -> Result<(), redb::Error> {
-        let database = Builder::new().set_cache_size(CACHE).create(&unfinished)?;
-        let transaction = database.begin_write()?;
-        transaction.open_table(OBJECTS)?;
-        transaction.open_table(META)?;
-        let mut counters = transaction.open_table(COUNTERS)?;
-        counters.insert(FORMAT_COUNTER, FORMAT)?;
-        counters.insert(REVISION_COUNTER, 0)?;
-        drop(counters);
-        transaction.commit()?;
-        database.close()?;
-        Ok(())
-    };
-    let made = make().map_err(|error| from_redb(path, error)).and_then(|()| {
-        // A link, unlike a renaming, never replaces what another process put there meanwhile.
+    let made = make(&unfinished).map_err(|error| from_redb(path, error)).and_then(|()| {
+        // A link, unlike a renaming, never replaces what another process put there meanwhile; not all file systems
+        // know links.
         match fs::hard_link(&unfinished, path) {
-            Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(refused(error)),
-            _ => fs::File::open(directory).and_then(|directory| directory.sync_all()).map_err(refused),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+            Err(_) => fs::rename(&unfinished, path),
+            Ok(()) => Ok(()),
         }
+        .and_then(|()| fs::File::open(directory)?.sync_all())
+        .map_err(refused)
     });
-    let removed = fs::remove_file(&unfinished);
-    made.and_then(|()| removed.map_err(refused))
+    match fs::remove_file(&unfinished) {
+        Err(error) if error.kind() != ErrorKind::NotFound => made.and(Err(refused(error))),
+        _ => made,
+    }
+}
+
+fn make(path: &Path) -> Result<(), redb::Error> {
+    private_file(path)?;
+    let database = Builder::new().set_cache_size(CACHE).create(path)?;
+    let transaction = database.begin_write()?;
+    transaction.open_table(LOG)?;
+    transaction.open_table(META)?;
+    transaction.open_table(COUNTERS)?.insert(FORMAT_COUNTER, FORMAT)?;
+    transaction.commit()?;
+    Ok(database.close()?)
+}
+
+/// Makes a file that only its owner can read: the store holds Secrets and signing keys.
+fn private_file(path: &Path) -> io::Result<()> {
+    let mut options = fs::OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path).map(drop)
+}
+
+fn private_directory(path: &Path) -> io::Result<()> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(path)
 }
 
 /// The database library may panic on a file that was damaged by others.

@@ -6,6 +6,7 @@
 
 mod error;
 mod file;
+mod log;
 mod object;
 mod plan;
 mod shared;

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch::Sender;
 
+use super::log::weight;
 use super::{Compacted, Entry, Event, EventKind, Key, Page};
 
 /// How finely the age of the history is known.
@@ -45,6 +46,8 @@ pub(super) struct State {
     floor: u64,
     collections: HashMap<Arc<str>, Collection>,
     dependents: HashMap<String, BTreeSet<Key>>,
+    /// What the current entries take on disk.
+    bytes: u64,
     history: VecDeque<Event>,
     history_bytes: usize,
     /// When which revision was reached, coarsely.
@@ -194,13 +197,14 @@ impl State {
             floor: revision,
             collections: HashMap::new(),
             dependents: HashMap::new(),
+            bytes: 0,
             history: VecDeque::new(),
             history_bytes: 0,
             clock: VecDeque::new(),
         };
         for entry in entries {
             let entry = Arc::new(entry);
-            state.depend(None, Some(&entry));
+            state.account(None, Some(&entry));
             let names = state
                 .collection(&entry.key.resource)
                 .namespaces
@@ -223,6 +227,11 @@ impl State {
         self.collections
             .get(resource)
             .map_or(0, |collection| collection.namespaces.values().map(BTreeMap::len).sum())
+    }
+
+    /// The bytes that the current entries take on disk.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// The objects that name this uid as an owner.
@@ -266,7 +275,7 @@ impl State {
             self.history_bytes += event.weight();
             self.history.push_back(event.clone());
             let live = (event.kind != EventKind::Delete).then_some(&event.entry);
-            self.depend(event.previous.as_deref(), live.map(Arc::as_ref));
+            self.account(event.previous.as_deref(), live.map(Arc::as_ref));
 
             let Key { resource, namespace, name } = &event.entry.key;
             let collection = self.collection(resource);
@@ -297,8 +306,9 @@ impl State {
         applied
     }
 
-    /// Keeps the index by owner: `before` is no longer what it was, `after` is what it became.
-    fn depend(&mut self, before: Option<&Entry>, after: Option<&Entry>) {
+    /// Keeps what is known over all entries: `before` is no more, `after` is what came in its place.
+    fn account(&mut self, before: Option<&Entry>, after: Option<&Entry>) {
+        self.bytes = self.bytes + after.map_or(0, weight) - before.map_or(0, weight);
         if before.map(|entry| &entry.facts.owners) == after.map(|entry| &entry.facts.owners) {
             return;
         }

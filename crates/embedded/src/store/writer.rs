@@ -8,6 +8,7 @@ use tokio::sync::watch::Sender;
 use tokio::sync::{mpsc, oneshot};
 
 use super::file::{Batch, File};
+use super::log::Record;
 use super::plan::{Plan, plan};
 use super::shared::{Shared, wake};
 use super::{Entry, Event, Op, WriteError};
@@ -116,12 +117,16 @@ impl Writer {
         if events.is_empty() && meta.is_empty() {
             return Outcome { writes: answers, meta: Ok(()), signals: Vec::new() };
         }
-        if let Disk::Open(file) = &self.disk
-            && let Err(error) = file.commit(&Batch { events: &events, meta: &meta })
-        {
-            tracing::error!(%error, file = %file.path().display(), "writing the store failed");
-            self.disk = Disk::Failed { path: file.path().to_owned(), doubtful: events };
-            return failed(error);
+        if let Disk::Open(file) = &mut self.disk {
+            let live = self.shared.read().bytes();
+            let lives = |record: &Record<'_>| {
+                self.shared.read().get(&record.key()).is_some_and(|entry| entry.revision == record.revision)
+            };
+            if let Err(error) = file.commit(&Batch { events: &events, meta: &meta, live, lives: &lives }) {
+                tracing::error!(%error, file = %file.path().display(), "writing the store failed");
+                self.disk = Disk::Failed { path: file.path().to_owned(), doubtful: events };
+                return failed(error);
+            }
         }
         Outcome { writes: answers, meta: Ok(()), signals: self.shared.publish(events, meta) }
     }
