@@ -2,6 +2,7 @@
 //! (`cargo xtask openapi` regenerates it).
 
 use std::{
+    collections::HashMap,
     io::Read,
     sync::{Arc, LazyLock},
 };
@@ -9,7 +10,7 @@ use std::{
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::schema::Definitions;
+use crate::schema::{Definitions, Schema};
 
 /// One group version of the built-in API.
 #[derive(Debug, Deserialize)]
@@ -71,6 +72,30 @@ pub struct Kubernetes {
     pub documents: Value,
     /// Its schemas, to be walked.
     pub definitions: Arc<Definitions>,
+    kinds: HashMap<String, HashMap<String, String>>,
+}
+
+impl Kubernetes {
+    /// The schema of a kind of a group, in the version that is served.
+    pub fn schema(&self, group: &str, kind: &str) -> Option<Schema> {
+        self.definitions.get(self.kinds.get(group)?.get(kind)?)
+    }
+}
+
+/// The names of the definitions of all kinds, by group and kind.
+fn kinds(groups: &[Group], schemas: &Value) -> HashMap<String, HashMap<String, String>> {
+    let mut kinds: HashMap<String, HashMap<String, String>> = HashMap::new();
+    for (name, schema) in schemas.as_object().into_iter().flatten() {
+        // Options are listed with every group that takes them; an object is of one kind.
+        let Some([gvk]) = schema["x-kubernetes-group-version-kind"].as_array().map(Vec::as_slice) else {
+            continue;
+        };
+        let served = |group: &&Group| gvk["group"] == group.group && gvk["version"] == group.version;
+        if let (Some(group), Some(kind)) = (groups.iter().find(served), gvk["kind"].as_str()) {
+            kinds.entry(group.group.clone()).or_default().insert(kind.to_owned(), name.clone());
+        }
+    }
+    kinds
 }
 
 static DATA: &[u8] = include_bytes!("../data/kubernetes.json.gz");
@@ -81,5 +106,6 @@ pub static KUBERNETES: LazyLock<Kubernetes> = LazyLock::new(|| {
     let mut json = Vec::new();
     flate2::read::GzDecoder::new(DATA).read_to_end(&mut json).expect("embedded data is gzip");
     let Document { version, groups, schemas } = serde_json::from_slice(&json).expect("embedded data is JSON");
-    Kubernetes { version, groups, definitions: Definitions::new(&schemas), documents: schemas }
+    let (kinds, definitions) = (kinds(&groups, &schemas), Definitions::new(&schemas));
+    Kubernetes { version, groups, definitions, kinds, documents: schemas }
 });

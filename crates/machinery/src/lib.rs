@@ -1,6 +1,7 @@
 //! Kubernetes API machinery, pure: it works on JSON and knows neither a client nor a runtime.
 
 pub mod apply;
+pub mod defaults;
 pub mod duration;
 pub mod field;
 pub mod fields;

@@ -28,20 +28,24 @@ pub enum ListType<'a> {
 #[derive(Debug, Default)]
 pub struct Definitions {
     nodes: HashMap<String, Arc<Node>>,
+    /// For each definition a node that refers to it.
+    references: HashMap<String, Arc<Node>>,
 }
 
 impl Definitions {
     /// Reads `components.schemas`.
     pub fn new(schemas: &Value) -> Arc<Self> {
-        let schemas = schemas.as_object().into_iter().flatten();
+        let schemas = || schemas.as_object().into_iter().flatten();
+        let refer = |name: &String| Arc::new(Node { reference: Some(name.clone()), ..Node::default() });
         Arc::new(Self {
-            nodes: schemas.map(|(name, schema)| (name.clone(), Arc::new(Node::new(schema)))).collect(),
+            nodes: schemas().map(|(name, schema)| (name.clone(), Arc::new(Node::new(schema)))).collect(),
+            references: schemas().map(|(name, _)| (name.clone(), refer(name))).collect(),
         })
     }
 
     /// The schema called `name`, such as `io.k8s.api.apps.v1.Deployment`.
     pub fn get(self: &Arc<Self>, name: &str) -> Option<Schema> {
-        Some(Schema { node: self.nodes.get(name)?.clone(), definitions: self.clone() })
+        Some(Schema { node: self.references.get(name)?.clone(), definitions: self.clone() })
     }
 }
 
@@ -194,6 +198,13 @@ impl Schema {
     /// The name of the definition this schema refers to.
     pub fn reference(&self) -> Option<&str> {
         self.node.reference.as_deref()
+    }
+
+    /// The end of that name which says which type it is: `apps.v1.Deployment`.
+    pub fn type_name(&self) -> Option<&str> {
+        let name = self.reference()?;
+        let start = name.rmatch_indices('.').nth(2).map_or(0, |(at, _)| at + 1);
+        Some(&name[start..])
     }
 
     fn child(&self, node: &Arc<Node>) -> Self {

@@ -3,7 +3,10 @@
 
 use serde_json::Value;
 
-use crate::schema::{MAX_DEPTH, Schema};
+use crate::{
+    quantity::Quantity,
+    schema::{MAX_DEPTH, Schema},
+};
 
 /// The values that do not fit their Go types, worded as Go's JSON decoder words the first of them:
 /// `json: cannot unmarshal string into Go struct field DeploymentSpec.spec.replicas of type int32`. A server refuses
@@ -31,6 +34,10 @@ impl Walk {
         }
         if let Some(expected) = mismatch(schema, value) {
             self.errors.push(self.worded(value, owner, &expected));
+            return;
+        }
+        if let Some(error) = unreadable(schema, value) {
+            self.errors.push(error);
             return;
         }
         match value {
@@ -82,18 +89,34 @@ impl Walk {
     }
 }
 
-/// The name of a definition as Go writes it: `io.k8s.api.apps.v1.DeploymentSpec` is `DeploymentSpec` as an owner.
-fn go_name(schema: &Schema) -> Option<String> {
-    match schema.reference() {
-        Some(reference) => Some(reference.rsplit('.').next()?.to_owned()),
-        None => Some(root_kind(schema)?.1.to_owned()),
+/// Text that has to be read further: quantities, times and bytes.
+fn unreadable(schema: &Schema, value: &Value) -> Option<String> {
+    match schema.type_name() {
+        Some("api.resource.Quantity") => Quantity::from_value(value).err().map(|error| error.to_string()),
+        Some("meta.v1.Time" | "meta.v1.MicroTime") => {
+            let text = value.as_str()?;
+            text.parse::<jiff::Timestamp>().err()?;
+            let shown = crate::field::quote(text);
+            let layout = "\"2006-01-02T15:04:05Z07:00\"";
+            Some(format!("parsing time {shown} as {layout}: cannot parse {shown} as \"2006\""))
+        }
+        _ if schema.target().format == "byte" => {
+            use base64::{DecodeError, Engine, engine::general_purpose::STANDARD};
+            // Go ignores line breaks in base64.
+            let text = value.as_str()?.replace(['\r', '\n'], "");
+            let at = match STANDARD.decode(&text).err()? {
+                DecodeError::InvalidByte(at, _) | DecodeError::InvalidLastSymbol(at, _) => at,
+                _ => text.len() / 4 * 4,
+            };
+            Some(format!("illegal base64 data at input byte {at}"))
+        }
+        _ => None,
     }
 }
 
-/// Version and kind of the object a schema describes, if it describes a whole one.
-fn root_kind(schema: &Schema) -> Option<(&str, &str)> {
-    let kinds = schema.target().rest.get("x-kubernetes-group-version-kind")?;
-    Some((kinds[0]["version"].as_str()?, kinds[0]["kind"].as_str()?))
+/// The name of a definition as Go writes it: `io.k8s.api.apps.v1.DeploymentSpec` is `DeploymentSpec` as an owner.
+fn go_name(schema: &Schema) -> Option<String> {
+    Some(schema.reference()?.rsplit('.').next()?.to_owned())
 }
 
 /// `io.k8s.api.apps.v1.DeploymentSpec` as `v1.DeploymentSpec`.
@@ -135,9 +158,6 @@ fn mismatch(schema: &Schema, value: &Value) -> Option<String> {
 
 fn expected(schema: &Schema) -> String {
     let target = schema.target();
-    if let (None, Some((version, kind))) = (schema.reference(), root_kind(schema)) {
-        return format!("{version}.{kind}");
-    }
     match (schema.reference(), target.kind.as_str(), target.format.as_str()) {
         (Some(reference), "object" | "", _) => go_type(reference),
         (_, "string", "byte") => "[]uint8".to_owned(),
@@ -178,6 +198,9 @@ fn normalize_at(schema: &Schema, value: &mut Value, depth: usize) {
                     Value::Null => true,
                     Value::Array(list) => list.is_empty(),
                     Value::Object(members) => members.is_empty() && inner.additional().is_some(),
+                    Value::Bool(false) => is_omitted_zero(schema, key),
+                    Value::Number(number) if number.as_i64() == Some(0) => is_omitted_zero(schema, key),
+                    Value::String(text) if text.is_empty() => is_omitted_zero(schema, key),
                     _ => false,
                 };
                 !empty || (!member.is_null() && target.required.contains(key))
@@ -185,6 +208,7 @@ fn normalize_at(schema: &Schema, value: &mut Value, depth: usize) {
             for (key, member) in map.iter_mut() {
                 if let Some(inner) = schema.member(key) {
                     zero_for_null(&inner, member);
+                    canonical(&inner, member);
                     normalize_at(&inner, member, depth + 1);
                 }
             }
@@ -193,7 +217,66 @@ fn normalize_at(schema: &Schema, value: &mut Value, depth: usize) {
             let Some(items) = schema.items() else { return };
             for item in list {
                 zero_for_null(&items, item);
+                canonical(&items, item);
                 normalize_at(&items, item, depth + 1);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Whether Go leaves out a field that is false, 0 or "": only where it is no pointer, which schemas do not tell. These are
+/// the ones people write out.
+fn is_omitted_zero(owner: &Schema, key: &str) -> bool {
+    const NEVER_POINTERS: [&str; 24] = [
+        "clusterIP",
+        "externalName",
+        "generateName",
+        "healthCheckNodePort",
+        "hostIP",
+        "hostIPC",
+        "hostNetwork",
+        "hostPID",
+        "hostPort",
+        "initialDelaySeconds",
+        "loadBalancerIP",
+        "minReadySeconds",
+        "nodePort",
+        "paused",
+        "priorityClassName",
+        "publishNotReadyAddresses",
+        "serviceAccountName",
+        "stdin",
+        "stdinOnce",
+        "subPath",
+        "subPathExpr",
+        "tty",
+        "unschedulable",
+        "workingDir",
+    ];
+    let target = owner.target();
+    !target.required.iter().any(|name| name == key)
+        && (NEVER_POINTERS.contains(&key)
+            || matches!(
+                (owner.type_name(), key),
+                (Some("core.v1.EnvVar"), "value") | (Some("core.v1.VolumeMount"), "readOnly")
+            ))
+}
+
+/// Quantities and times have one way to be written.
+fn canonical(schema: &Schema, value: &mut Value) {
+    match schema.type_name() {
+        Some("api.resource.Quantity") => {
+            if let Ok(quantity) = Quantity::from_value(value) {
+                *value = quantity.to_string().into();
+            }
+        }
+        Some("meta.v1.Time") => {
+            // Nearly all times come from machines and are written so already.
+            if let Some(text) = value.as_str().filter(|text| !(text.len() == 20 && text.ends_with('Z')))
+                && let Ok(time) = text.parse::<jiff::Timestamp>()
+            {
+                *value = time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string().into();
             }
         }
         _ => {}
