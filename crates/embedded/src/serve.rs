@@ -287,3 +287,6 @@ pub fn refusal(status: &Status) -> Response<Body> {
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
     response
 }
+
+#[cfg(test)]
+mod tests;

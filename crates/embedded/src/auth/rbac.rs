@@ -456,3 +456,6 @@ pub fn role_ref(binding: &Value) -> RoleRef {
 pub fn rules_of(role: &Value) -> Result<Vec<Rule>, serde_json::Error> {
     RoleObject::deserialize(role).map(|role| role.rules)
 }
+
+#[cfg(test)]
+mod tests;
