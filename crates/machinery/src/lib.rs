@@ -12,12 +12,14 @@ pub mod kubernetes;
 pub mod merge_patch;
 pub mod names;
 pub mod path;
+pub mod printers;
 pub mod quantity;
 pub mod schema;
 pub mod selector;
 pub mod status;
 pub mod strategic;
 pub mod structural;
+pub mod table;
 
 pub use schema::Schema;
 pub use status::Status;
