@@ -21,7 +21,7 @@ usage: cargo xtask TASK
   k8s            obtain etcd, kube-apiserver, kube-controller-manager and kubectl; print where they are
   bench [ARGS]   measure the budgets of the design, side by side with real peers
   crds           regenerate deploy/crds from crates/api
-  openapi        regenerate crates/machinery/data from the Kubernetes source module";
+  openapi        regenerate crates/machinery/data and crates/embedded/data from the Kubernetes source module";
 
 fn main() -> ExitCode {
     let mut args = env::args_os().skip(1);

@@ -1,5 +1,6 @@
-//! Regenerates `crates/machinery/data/kubernetes.json.gz` from the API documents that Kubernetes publishes with its
-//! source: every stable group's resources (discovery) and schemas (OpenAPI v3).
+//! Regenerates what is taken from Kubernetes' source as data: `crates/machinery/data/kubernetes.json.gz`, every stable
+//! group's resources (discovery) and schemas (OpenAPI v3), and `crates/embedded/data/rbac.json.gz`, the roles and
+//! bindings every cluster starts with.
 
 use std::{collections::BTreeMap, fs, path::Path, process::Command};
 
@@ -17,15 +18,40 @@ pub(crate) fn run(root: &Path) -> Result<()> {
     let module = module_dir()?;
     let document = json!({
         "version": KUBERNETES_VERSION,
-        "schemas": schemas(&module.join("openapi-spec/v3"))?,
-        "groups": groups(&module.join("discovery"))?,
+        "schemas": schemas(&module.join("api/openapi-spec/v3"))?,
+        "groups": groups(&module.join("api/discovery"))?,
     });
-    let target = root.join("crates/machinery/data/kubernetes.json.gz");
-    let mut out = GzBuilder::new().mtime(0).write(fs::File::create(&target)?, Compression::best());
-    serde_json::to_writer(&mut out, &document)?;
+    write(&root.join("crates/machinery/data/kubernetes.json.gz"), &document)?;
+    let policy = module.join("plugin/pkg/auth/authorizer/rbac/bootstrappolicy/testdata");
+    write(&root.join("crates/embedded/data/rbac.json.gz"), &Value::Array(policy_objects(&policy)?))
+}
+
+fn write(target: &Path, document: &Value) -> Result<()> {
+    if let Some(dir) = target.parent() {
+        fs::create_dir_all(dir)?;
+    }
+    let mut out = GzBuilder::new().mtime(0).write(fs::File::create(target)?, Compression::best());
+    serde_json::to_writer(&mut out, document)?;
     out.finish()?;
     println!("wrote {}", target.display());
     Ok(())
+}
+
+/// The default roles and bindings, without those of Kubernetes' own controllers, which do not run here.
+fn policy_objects(dir: &Path) -> Result<Vec<Value>> {
+    let mut objects = Vec::new();
+    for file in ["cluster-roles", "cluster-role-bindings", "namespace-roles", "namespace-role-bindings"] {
+        let file = dir.join(file).with_extension("yaml");
+        let text = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+        let list: Value = serde_saphyr::from_str(&text).with_context(|| file.display().to_string())?;
+        let items = list["items"].as_array().with_context(|| format!("{} has no items", file.display()))?;
+        let controller = |object: &Value| {
+            let name = object["metadata"]["name"].as_str().unwrap_or_default();
+            name.starts_with("system:controller:")
+        };
+        objects.extend(items.iter().filter(|object| !controller(object)).cloned());
+    }
+    Ok(objects)
 }
 
 fn module_dir() -> Result<std::path::PathBuf> {
@@ -37,7 +63,7 @@ fn module_dir() -> Result<std::path::PathBuf> {
         bail!("go mod download failed: {}", String::from_utf8_lossy(&output.stderr));
     }
     let answer: Value = serde_json::from_slice(&output.stdout)?;
-    Ok(Path::new(answer["Dir"].as_str().context("no Dir in the answer of go mod download")?).join("api"))
+    Ok(Path::new(answer["Dir"].as_str().context("no Dir in the answer of go mod download")?).to_path_buf())
 }
 
 fn schemas(dir: &Path) -> Result<BTreeMap<String, Value>> {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use hansa_machinery::Status;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{
     rbac::{Attributes, GROUP, Kind, Policy, Rule, Target, role_ref, rules_of},
@@ -121,6 +121,8 @@ fn changes_only_what_gc_does(new: &Value, old: &Value) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn policy() -> Policy {

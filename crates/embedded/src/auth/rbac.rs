@@ -282,7 +282,7 @@ pub struct Policy {
 }
 
 /// The four kinds that make up a policy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// `clusterroles`
     ClusterRole,
