@@ -20,6 +20,9 @@ const FORMAT: u64 = 1;
 /// What pages are cached for writing; reads are served from memory anyway.
 const CACHE: usize = 8 << 20;
 
+/// How many bytes the log may have beyond twice what lives, so that small stores are not cleaned all the time.
+const SLACK: u64 = 4 << 20;
+
 /// Counters of the store itself.
 const COUNTERS: TableDefinition<&str, u64> = TableDefinition::new("counters");
 const FORMAT_COUNTER: &str = "format";
@@ -42,10 +45,11 @@ pub(super) struct File {
     next: u64,
     /// The bytes of all rows.
     bytes: u64,
+    /// What they may be beyond twice what lives.
+    pub(super) slack: u64,
 }
 
 /// Everything in it.
-#[derive(Debug)]
 pub(super) struct Contents {
     pub(super) revision: u64,
     pub(super) entries: Vec<Entry>,
@@ -79,7 +83,7 @@ impl File {
                 _ => return Err(OpenError::NotOurs { path: path.to_owned() }),
             }
             let (next, bytes) = extent(&database).map_err(refused)?;
-            Ok(Self { path: path.to_owned(), database, next, bytes })
+            Ok(Self { path: path.to_owned(), database, next, bytes, slack: SLACK })
         })
     }
 
@@ -153,8 +157,8 @@ impl File {
             let added = batch.events.iter().map(|event| weight(&event.entry)).sum::<u64>();
             let mut old = Vec::new();
             let mut cleaned = 0;
-            while bytes + added > 2 * batch.live + SLACK
-                && cleaned < 4 * added + STEP
+            while bytes + added > 2 * batch.live + self.slack
+                && cleaned < 4 * added
                 && let Some((_, row)) = log.pop_first()?
             {
                 old.push(row.value().to_vec());
@@ -185,12 +189,6 @@ impl File {
         Ok((next, bytes))
     }
 }
-
-/// What the log may hold beyond twice what lives, so that small stores are not cleaned all the time.
-const SLACK: u64 = 4 << 20;
-
-/// What a commit cleans at least, if there is something to clean.
-const STEP: u64 = 64 << 10;
 
 fn format(database: &Database) -> Result<Option<u64>, redb::Error> {
     match database.begin_read()?.open_table(COUNTERS) {

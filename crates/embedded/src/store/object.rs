@@ -40,7 +40,7 @@ impl fmt::Display for Key {
 }
 
 /// One version of one object.
-#[derive(Debug, PartialEq)]
+#[derive(PartialEq)]
 pub struct Entry {
     /// Where it lives.
     pub key: Key,
@@ -50,6 +50,13 @@ pub struct Entry {
     pub object: Bytes,
     /// What selection and garbage collection need to know without parsing the object.
     pub facts: Facts,
+}
+
+impl fmt::Debug for Entry {
+    /// Says nothing of the object, which may be secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.key, self.revision)
+    }
 }
 
 /// What selection and garbage collection need to know of an object without parsing it.
@@ -70,11 +77,18 @@ pub struct Facts {
 /// An object encoded but for its `metadata.resourceVersion`, which is known only when the write is put in order.
 ///
 /// Encoding happens where the request is served, so that the one thread that orders all writes only copies bytes.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Draft {
     encoded: Vec<u8>,
     gap: usize,
     facts: Facts,
+}
+
+impl fmt::Debug for Draft {
+    /// Says nothing of the object, which may be secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.encoded.len())
+    }
 }
 
 const METADATA: &str = "metadata";

@@ -83,3 +83,69 @@ pub(super) fn plan(
     }
     plan
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::Facts;
+    use super::*;
+
+    fn key() -> Key {
+        Key::new("pods", "x", "a")
+    }
+
+    fn draft() -> Draft {
+        Draft::new(&json!({}), Facts::default())
+    }
+
+    fn put(expect: Expect) -> Op {
+        Op::Put { key: key(), expect, draft: draft() }
+    }
+
+    fn delete(expect: Expect) -> Op {
+        Op::Delete { key: key(), expect, last: draft() }
+    }
+
+    #[test]
+    fn a_write_is_held_against_those_before_it_in_its_group() {
+        let ops = [
+            put(Expect::Absent),
+            put(Expect::Absent),
+            put(Expect::Revision(8)),
+            put(Expect::Revision(8)),
+            delete(Expect::Revision(9)),
+            delete(Expect::Revision(9)),
+            put(Expect::Absent),
+        ];
+        let Plan { events, answers } = plan(ops, 7, |_| None);
+        let revisions: Vec<_> = events.iter().map(Event::revision).collect();
+        assert_eq!(revisions, [8, 9, 10, 11]);
+        assert_eq!(events[0].kind, EventKind::Put { created: true });
+        assert_eq!(events[1].kind, EventKind::Put { created: false });
+        assert_eq!(events[2].kind, EventKind::Delete);
+        assert_eq!(events[3].kind, EventKind::Put { created: true });
+        assert_eq!(events[1].previous.as_ref(), Some(&events[0].entry));
+        assert_eq!(events[2].previous.as_ref(), Some(&events[1].entry));
+        assert_eq!(events[3].previous, None);
+
+        let refused: Vec<_> = answers.iter().filter_map(|answer| answer.as_ref().err()).collect();
+        assert!(matches!(refused[0], WriteError::Exists(entry) if entry.revision == 8));
+        assert!(matches!(refused[1], WriteError::Changed { current: Some(entry) } if entry.revision == 9));
+        assert!(matches!(refused[2], WriteError::Changed { current: None }));
+        assert_eq!((answers.len(), refused.len()), (7, 3));
+    }
+
+    #[test]
+    fn a_write_is_held_against_the_committed_state() {
+        let committed = Arc::new(draft().fill(key(), 5));
+        let found = |_: &Key| Some(committed.clone());
+        assert!(matches!(plan([put(Expect::Absent)], 7, found).answers[0], Err(WriteError::Exists(_))));
+        assert!(matches!(
+            plan([put(Expect::Revision(7))], 7, found).answers[0],
+            Err(WriteError::Changed { .. })
+        ));
+        let Plan { events, .. } = plan([delete(Expect::Revision(5))], 7, found);
+        assert_eq!((events[0].revision(), events[0].previous.as_ref()), (8, Some(&committed)));
+    }
+}

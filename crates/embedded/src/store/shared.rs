@@ -1,5 +1,6 @@
 //! The committed state as readers, watchers and the writer share it.
 
+use std::fmt;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Instant;
 
@@ -9,9 +10,15 @@ use super::Event;
 use super::state::{Applied, State};
 
 /// The state behind a lock that is held for microseconds: to read, or to make a batch visible that is already durable.
-#[derive(Debug)]
 pub(super) struct Shared {
     state: RwLock<State>,
+}
+
+impl fmt::Debug for Shared {
+    /// Says nothing of the objects, some of which are secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("revision", &self.read().revision).finish_non_exhaustive()
+    }
 }
 
 impl Shared {

@@ -36,7 +36,6 @@ impl Default for Limits {
 }
 
 /// The whole committed state.
-#[derive(Debug)]
 pub(super) struct State {
     pub(super) revision: u64,
     pub(super) closed: bool,
@@ -57,7 +56,6 @@ pub(super) struct State {
 type Names = BTreeMap<String, Arc<Entry>>;
 
 /// The objects of one resource.
-#[derive(Debug)]
 struct Collection {
     namespaces: BTreeMap<String, Names>,
     all: Lane,
@@ -65,7 +63,6 @@ struct Collection {
 }
 
 /// The events of one resource, or of one namespace of it, and those who wait for more.
-#[derive(Debug)]
 pub(super) struct Lane {
     events: VecDeque<Event>,
     /// The newest event that was dropped: a watch can start from here.
@@ -173,7 +170,7 @@ impl Scope<'_> {
 }
 
 /// What a batch of events leaves to do once the state is unlocked.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Applied {
     /// Those who wait for the events.
     pub(super) signals: Vec<Sender<()>>,
@@ -412,4 +409,90 @@ fn merge<'a>(
         (None, _) => right.next(),
         _ => left.next(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::{Draft, Facts};
+    use super::*;
+
+    fn event(namespace: &str, revision: u64, size: usize) -> Event {
+        let key = Key::new("pods", namespace, revision.to_string());
+        let entry = Draft::new(&json!({"filling": "x".repeat(size)}), Facts::default()).fill(key, revision);
+        Event { kind: EventKind::Put { created: true }, entry: Arc::new(entry), previous: None }
+    }
+
+    /// The oldest revision that a list of all can be made for.
+    fn oldest(state: &State) -> u64 {
+        let everything = Scope { namespace: None, after: None };
+        (0..=state.revision).find(|at| state.list("pods", everything, Some(*at), 0).is_ok()).unwrap()
+    }
+
+    fn state(limits: Limits) -> State {
+        State::new(limits, 0, [], HashMap::new())
+    }
+
+    #[test]
+    fn the_history_is_bounded_by_the_number_of_events() {
+        let mut state = state(Limits { events: 3, ..Limits::default() });
+        let now = Instant::now();
+        let forgotten = state.apply((1..=5).map(|revision| event("x", revision, 0)).collect(), now).forgotten;
+        assert_eq!(forgotten.iter().map(Event::revision).collect::<Vec<_>>(), [1, 2]);
+        assert_eq!(oldest(&state), 2);
+    }
+
+    #[test]
+    fn the_history_is_bounded_by_its_bytes() {
+        let mut state = state(Limits { bytes: 10_000, ..Limits::default() });
+        let now = Instant::now();
+        state.apply(vec![event("x", 1, 4000), event("x", 2, 4000)], now);
+        assert_eq!(oldest(&state), 0);
+        state.apply(vec![event("x", 3, 4000)], now);
+        assert_eq!(oldest(&state), 1);
+        state.apply(vec![event("x", 4, 20_000)], now);
+        assert_eq!(oldest(&state), 4);
+        assert_eq!(state.history_bytes, 0);
+    }
+
+    #[test]
+    fn the_history_is_bounded_by_its_age() {
+        let mut state = state(Limits { age: Duration::from_secs(60), ..Limits::default() });
+        let start = Instant::now();
+        let after = |seconds| start + Duration::from_secs(seconds);
+        state.apply(vec![event("x", 1, 0)], start);
+        state.apply(vec![event("x", 2, 0)], after(30));
+        assert_eq!(oldest(&state), 0);
+        state.apply(vec![event("x", 3, 0)], after(61));
+        assert_eq!(oldest(&state), 1);
+        state.apply(vec![event("x", 4, 0)], after(300));
+        assert_eq!(oldest(&state), 3);
+    }
+
+    #[test]
+    fn only_those_who_wait_for_an_event_are_woken() {
+        let mut state = state(Limits::default());
+        let resource: Arc<str> = "pods".into();
+        let all = state.lane_or_new(&resource, None).signal.subscribe();
+        let one = state.lane_or_new(&resource, Some("x")).signal.subscribe();
+        let _other = state.lane_or_new(&resource, Some("y")).signal.subscribe();
+        let _unrelated = state.lane_or_new(&"services".into(), Some("x")).signal.subscribe();
+        let applied = state.apply(vec![event("x", 1, 0), event("z", 2, 0), event("x", 3, 0)], Instant::now());
+        assert_eq!(applied.signals.len(), 2);
+        for signal in applied.signals {
+            signal.send_replace(());
+        }
+        assert!(all.has_changed().unwrap() && one.has_changed().unwrap());
+    }
+
+    #[test]
+    fn a_namespace_that_is_no_longer_watched_is_forgotten() {
+        let mut state = state(Limits { events: 1, ..Limits::default() });
+        let resource: Arc<str> = "pods".into();
+        drop(state.lane_or_new(&resource, Some("never")).signal.subscribe());
+        state.release_lane("pods", "never");
+        state.apply(vec![event("x", 1, 0), event("y", 2, 0)], Instant::now());
+        assert_eq!(state.collections["pods"].lanes.keys().collect::<Vec<_>>(), ["y"]);
+    }
 }

@@ -14,7 +14,6 @@ use super::shared::{Shared, wake};
 use super::{Entry, Event, Op, WriteError};
 
 /// What is asked of the writer.
-#[derive(Debug)]
 pub(super) enum Request {
     Write { op: Op, answer: oneshot::Sender<Result<Arc<Entry>, WriteError>> },
     Meta { name: String, value: Vec<u8>, answer: oneshot::Sender<Result<(), WriteError>> },

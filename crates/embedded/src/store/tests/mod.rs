@@ -7,6 +7,13 @@ use tempfile::TempDir;
 
 use super::*;
 
+mod cleaning;
+mod concurrent;
+#[cfg(target_os = "linux")]
+mod crash;
+mod model;
+mod open;
+
 fn key(namespace: &str, name: &str) -> Key {
     Key::new("pods", namespace, name)
 }
@@ -145,4 +152,105 @@ async fn a_watch_sees_its_namespace_and_its_resource_only() {
     assert_eq!((deleted.kind, deleted.revision()), (EventKind::Delete, 5));
     assert_eq!(deleted.previous, Some(updated.entry));
     assert_eq!(one.progress().unwrap(), 5);
+}
+
+#[tokio::test]
+async fn a_quiet_watch_outlives_the_history_and_a_slow_one_does_not() {
+    let store = Store::memory_with(Limits { events: 10, ..Limits::default() });
+    let mut quiet = store.watch("pods", Some("quiet"), 0).unwrap();
+    let mut slow = store.watch("pods", Some("busy"), 0).unwrap();
+    for number in 0..20 {
+        store.write(put(&key("busy", &number.to_string()), Expect::Absent, 1)).await.unwrap();
+    }
+    let compacted = Compacted { requested: 0, oldest: 10, current: 20 };
+    assert_eq!(slow.next().await, Err(WatchError::Compacted(compacted)));
+    assert_eq!(store.watch("pods", Some("new"), 0).unwrap_err(), compacted);
+    assert_eq!(store.list("pods", None, None, Some(9), 0), Err(Compacted { requested: 9, ..compacted }));
+    assert_eq!(store.list("pods", None, None, Some(10), 0).unwrap().entries.len(), 10);
+
+    store.write(put(&key("quiet", "a"), Expect::Absent, 1)).await.unwrap();
+    assert_eq!(quiet.next().await.unwrap().revision(), 21);
+}
+
+#[tokio::test]
+async fn dropping_the_future_of_a_watch_loses_nothing() {
+    let store = Store::memory();
+    let mut watch = store.watch("pods", None, 0).unwrap();
+    assert!(tokio::time::timeout(std::time::Duration::ZERO, watch.next()).await.is_err());
+    store.write(put(&key("x", "a"), Expect::Absent, 1)).await.unwrap();
+    assert_eq!(watch.next().await.unwrap().revision(), 1);
+}
+
+#[tokio::test]
+async fn progress_says_what_was_seen_and_no_more() {
+    let store = Store::memory();
+    let mut watch = store.watch("pods", Some("x"), 0).unwrap();
+    assert_eq!(watch.progress().unwrap(), 0);
+    store.write(put(&key("y", "a"), Expect::Absent, 1)).await.unwrap();
+    assert_eq!(watch.progress().unwrap(), 1);
+    store.write(put(&key("x", "a"), Expect::Absent, 1)).await.unwrap();
+    store.write(put(&key("x", "b"), Expect::Absent, 1)).await.unwrap();
+    store.write(put(&key("y", "b"), Expect::Absent, 1)).await.unwrap();
+    assert_eq!(watch.progress().unwrap(), 1);
+    watch.next().await.unwrap();
+    assert_eq!(watch.progress().unwrap(), 2);
+    watch.next().await.unwrap();
+    assert_eq!(watch.progress().unwrap(), 4);
+}
+
+#[tokio::test]
+async fn dependents_are_found_by_the_uid_of_their_owner() {
+    let (_directory, path) = file();
+    let mut store = Store::open(&path, project).unwrap();
+    let owned = |key: &Key, expect, owners: &[&str]| {
+        let owners: Vec<_> = owners.iter().map(|uid| json!({"uid": uid})).collect();
+        let object = json!({"metadata": {"ownerReferences": owners}});
+        Op::Put { key: key.clone(), expect, draft: Draft::new(&object, project(key, &object)) }
+    };
+    let (a, b, c) = (key("x", "a"), key("x", "b"), key("y", "c"));
+    store.write(owned(&a, Expect::Absent, &["1"])).await.unwrap();
+    store.write(owned(&b, Expect::Absent, &["1", "2"])).await.unwrap();
+    store.write(owned(&c, Expect::Absent, &["2"])).await.unwrap();
+    for _ in 0..2 {
+        assert_eq!(store.owned_by("1"), [a.clone(), b.clone()]);
+        assert_eq!(store.owned_by("2"), [b.clone(), c.clone()]);
+        assert_eq!(store.owned_by("3"), []);
+        store.close().await;
+        store = Store::open(&path, project).unwrap();
+    }
+    store.write(owned(&a, Expect::Revision(1), &[])).await.unwrap();
+    store.write(delete(&b, 2)).await.unwrap();
+    assert_eq!(store.owned_by("1"), []);
+    assert_eq!(store.owned_by("2"), [c]);
+    store.close().await;
+}
+
+#[tokio::test]
+async fn the_file_stays_in_proportion_to_what_lives() {
+    let (_directory, path) = file();
+    let mut store = Store::open(&path, project).unwrap();
+    let keys: Vec<_> = (0..8).map(|name| key("x", &name.to_string())).collect();
+    let cold = store.write(put(&key("y", "cold"), Expect::Absent, 1)).await.unwrap();
+    let filling = "x".repeat(100_000);
+    for round in 0..40 {
+        if round % 10 == 9 {
+            store.close().await;
+            store = Store::open(&path, project).unwrap();
+        }
+        let writes = keys.iter().map(|key| {
+            let expect = store.get(key).map_or(Expect::Absent, |entry| Expect::Revision(entry.revision));
+            let draft = Draft::new(&json!({"value": round, "filling": filling}), Facts::default());
+            store.write(Op::Put { key: key.clone(), expect, draft })
+        });
+        for written in futures::future::join_all(writes).await {
+            written.unwrap();
+        }
+    }
+    let size = std::fs::metadata(&path).unwrap().len();
+    assert!(size < 20_000_000, "{size} bytes for 800 kB after 32 MB were written");
+    store.close().await;
+    let store = Store::open(&path, project).unwrap();
+    assert!(keys.iter().all(|key| value(&store.get(key).unwrap()) == 39));
+    assert_eq!(store.get(&cold.key), Some(cold));
+    store.close().await;
 }
