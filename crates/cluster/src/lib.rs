@@ -1,1 +1,12 @@
-//! The registry of members: their clients, health, identity and shared informers
+//! The registry of members: `Cluster` and `KubeFedCluster` objects become live members with a client, health, version and identity, and one
+//! shared informer per (member, type).
+
+mod events;
+pub mod health;
+pub mod informer;
+mod member;
+mod registry;
+
+pub use informer::{Change, Informers, Lookup, ObjectKey, Observed};
+pub use member::Member;
+pub use registry::{Connect, Options, Registry, Snapshot, connect};

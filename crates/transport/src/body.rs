@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
@@ -30,6 +30,20 @@ where
 /// A body with nothing in it.
 pub fn empty() -> Body {
     boxed(http_body_util::Empty::new())
+}
+
+/// The whole of a body that must not be longer than `limit`.
+pub async fn collect(mut body: Body, limit: usize) -> Result<Bytes, BoxError> {
+    let mut whole = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        if let Ok(data) = frame?.into_data() {
+            if whole.len() + data.len() > limit {
+                return Err(format!("the answer is longer than {limit} bytes").into());
+            }
+            whole.extend_from_slice(&data);
+        }
+    }
+    Ok(whole.freeze())
 }
 
 /// What is given back when a response has ended or nobody wants it any more.

@@ -27,7 +27,7 @@ use hyper::upgrade::Upgraded;
 use tokio::sync::Semaphore;
 use tower::Service;
 
-pub use body::{Body, boxed, empty};
+pub use body::{Body, boxed, collect, empty};
 pub use credential::{Credential, Identity};
 pub use endpoint::{Endpoint, EndpointError, Proxy, ProxyError};
 pub use error::{BoxError, Error, explain};
@@ -107,6 +107,11 @@ pub enum Upgrade {
     Refused(Response<Body>),
 }
 
+/// A response that is on its way.
+pub type ResponseFuture = Pin<Box<dyn Future<Output = Result<Response<Body>, Error>> + Send>>;
+/// The answer to an upgrade that is on its way.
+pub type UpgradeFuture = Pin<Box<dyn Future<Output = Result<Upgrade, Error>> + Send>>;
+
 impl Transport {
     /// A transport to what `target` says. Nothing is dialled yet.
     pub fn new(target: Target, limits: Limits) -> Result<Self, TlsError> {
@@ -169,12 +174,15 @@ impl Transport {
     }
 
     /// Sends a request whose URI is a path on the API server. The answer begins within [`Limits::response`]; redirects are not followed.
-    pub async fn request<B>(&self, request: Request<B>) -> Result<Response<Body>, Error>
+    pub fn request<B>(&self, request: Request<B>) -> ResponseFuture
     where
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        let request = request.map(boxed);
+        Box::pin(self.clone().send(request.map(boxed)))
+    }
+
+    async fn send(self, request: Request<Body>) -> Result<Response<Body>, Error> {
         match &*self.inner {
             Inner::InProcess(server) => server.call(request).await,
             Inner::Remote(remote) => {
@@ -187,12 +195,15 @@ impl Transport {
     }
 
     /// Asks for an upgrade, which `request`'s `Connection` and `Upgrade` headers name. The stream is handed over only after a 101.
-    pub async fn upgrade<B>(&self, request: Request<B>) -> Result<Upgrade, Error>
+    pub fn upgrade<B>(&self, request: Request<B>) -> UpgradeFuture
     where
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        let request = request.map(boxed);
+        Box::pin(self.clone().switch(request.map(boxed)))
+    }
+
+    async fn switch(self, request: Request<Body>) -> Result<Upgrade, Error> {
         if !request.headers().contains_key(header::UPGRADE) {
             return Err(Error::InvalidRequest("it has no Upgrade header".to_owned()));
         }
@@ -346,14 +357,13 @@ where
 {
     type Response = Response<Body>;
     type Error = Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Error>> + Send>>;
+    type Future = ResponseFuture;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Error>> {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        let transport = self.clone();
-        Box::pin(async move { transport.request(request).await })
+    fn call(&mut self, request: Request<B>) -> ResponseFuture {
+        self.request(request)
     }
 }
