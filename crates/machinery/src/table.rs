@@ -77,12 +77,9 @@ impl Printer {
 
     /// The printer of a kind without columns of its own: name and time of creation.
     pub fn minimal() -> Self {
-        let row: RowOf = |object, _| {
-            let created = object["metadata"]["creationTimestamp"].as_str().unwrap_or("0001-01-01T00:00:00Z");
-            vec![name_of(object), created.into()].into()
-        };
-        let created = Column { kind: "date".into(), ..column("Created At", created_at()) };
-        Self::built_in(vec![name_column(), created], row, None)
+        let row: RowOf = |object, _| vec![name_of(object), created(object)].into();
+        let time = Column { kind: "date".into(), ..column("Created At", created_at()) };
+        Self::built_in(vec![name_column(), time], row, None)
     }
 
     /// The printer of a custom resource from its version's `additionalPrinterColumns`; without any, name and age
@@ -260,6 +257,11 @@ fn name_column() -> Column {
 /// The cell of the `Name` column.
 pub(crate) fn name_of(object: &Value) -> Value {
     object["metadata"]["name"].as_str().unwrap_or_default().into()
+}
+
+/// The cell of the `Created At` column.
+pub(crate) fn created(object: &Value) -> Value {
+    object["metadata"]["creationTimestamp"].as_str().unwrap_or("0001-01-01T00:00:00Z").into()
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ mod batch;
 mod certificates;
 mod config;
 mod events;
+mod extensions;
 mod flowcontrol;
 mod networking;
 mod nodes;
@@ -94,7 +95,6 @@ pub fn table(group: &str, kind: &str) -> Option<Printer> {
             "VolumeAttachment" => &storage::VOLUME_ATTACHMENT,
             "CSINode" => &storage::CSI_NODE,
             "CSIDriver" => &storage::CSI_DRIVER,
-            "CSIStorageCapacity" => &storage::CSI_STORAGE_CAPACITY,
             _ => return None,
         },
         "rbac.authorization.k8s.io" => match kind {
@@ -115,6 +115,10 @@ pub fn table(group: &str, kind: &str) -> Option<Printer> {
             "CertificateSigningRequest" => &certificates::CERTIFICATE_SIGNING_REQUEST,
             "ClusterTrustBundle" => &certificates::CLUSTER_TRUST_BUNDLE,
             "PodCertificateRequest" => &certificates::POD_CERTIFICATE_REQUEST,
+            _ => return None,
+        },
+        "apiextensions.k8s.io" => match kind {
+            "CustomResourceDefinition" => &extensions::CUSTOM_RESOURCE_DEFINITION,
             _ => return None,
         },
         "coordination.k8s.io" => match kind {
@@ -160,7 +164,7 @@ impl Sheet {
     }
 }
 
-/// A column as it is written down: its description is our text or that of a field in Kubernetes' schemas.
+/// A column as it is written down: its description is a text or that of a field in Kubernetes' schemas.
 struct Heading {
     name: &'static str,
     kind: &'static str,
@@ -175,7 +179,7 @@ enum About {
 }
 
 impl Heading {
-    /// A column described in our own registry of texts, which are Kubernetes'.
+    /// A column with a description of its own.
     const fn new(name: &'static str, about: &'static str) -> Self {
         Self { name, kind: "string", format: "", about: About::Text(about), priority: 0 }
     }
@@ -191,6 +195,10 @@ impl Heading {
 
     const fn boolean(self) -> Self {
         Self { kind: "boolean", ..self }
+    }
+
+    const fn date(self) -> Self {
+        Self { kind: "date", ..self }
     }
 
     const fn format(self, format: &'static str) -> Self {

@@ -214,19 +214,6 @@ pub(super) static CSI_DRIVER: Sheet = Sheet::new(
     },
 );
 
-pub(super) static CSI_STORAGE_CAPACITY: Sheet = Sheet::new(
-    &[
-        NAME,
-        Heading::of("StorageClassName", "storage.v1.CSIStorageCapacity", "storageClassName"),
-        Heading::of("Capacity", "storage.v1.CSIStorageCapacity", "capacity"),
-    ],
-    |object, _| {
-        let capacity =
-            object.get("capacity").map_or_else(|| "<unset>".into(), |capacity| quantity(Some(capacity)));
-        vec![name_of(object), text(object, "/storageClassName").into(), capacity.into()].into()
-    },
-);
-
 pub(super) static STORAGE_VERSION_MIGRATION: Sheet = Sheet::new(
     &[
         Heading::of("Name", OBJECT_META, "name"),
