@@ -16,6 +16,7 @@ use kube::runtime::watcher::Event;
 use kube::runtime::{WatchStreamExt, watcher};
 use tokio_util::sync::CancellationToken;
 
+use crate::marks::Marks;
 use crate::member::Member;
 use crate::registry::{Registry, lock};
 
@@ -58,6 +59,8 @@ pub struct Observed {
     pub managed: Option<bool>,
     /// Whether `metadata.deletionTimestamp` is set.
     pub deleting: bool,
+    /// Its labels and annotations.
+    pub marks: Marks,
 }
 
 /// A resourceVersion, kept small: nearly all are decimal numbers.
@@ -393,6 +396,7 @@ fn project(object: PartialObjectMeta<DynamicObject>) -> Option<(ObjectKey, Obser
         uid: Uid::new(metadata.uid.as_deref().unwrap_or_default()),
         managed: managed.and_then(|value| value.parse().ok()),
         deleting: metadata.deletion_timestamp.is_some(),
+        marks: Marks::of_metadata(&metadata),
     };
     Some((key, observed))
 }
@@ -478,6 +482,7 @@ mod tests {
             uid: Uid::new(""),
             managed: Some(true),
             deleting: false,
+            marks: Marks::default(),
         }
     }
 

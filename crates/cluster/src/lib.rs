@@ -4,9 +4,11 @@
 mod events;
 pub mod health;
 pub mod informer;
+mod marks;
 mod member;
 mod registry;
 
 pub use informer::{Change, Informers, Lookup, ObjectKey, Observed};
+pub use marks::Marks;
 pub use member::Member;
 pub use registry::{Connect, Options, Registry, Snapshot, connect};

@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use hansa_api::names;
 use serde_json::Value;
 
-use crate::marks::Marks;
 use crate::overrides::Overrides;
 use crate::placement::{Placement, PlacementError};
 use crate::status::Reported;
 use crate::template;
 use crate::types::TypeConfig;
 use crate::version::Hashes;
+use hansa_cluster::Marks;
 
 /// A federated object, projected.
 #[derive(Clone, Debug)]

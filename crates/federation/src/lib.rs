@@ -4,15 +4,26 @@
 //! observed in the members; [`template`], [`overrides`] and [`retain`] say what a member's copy looks like; [`report`] and [`status`] say what
 //! came of it. The contract is `spec/kubefed.md`.
 
+mod act;
+mod cache;
+mod controller;
+mod dispatch;
+mod engine;
+mod events;
 pub mod federated;
 pub mod key;
-pub mod marks;
+mod members;
 pub mod overrides;
 pub mod placement;
 pub mod plan;
+mod queue;
+mod records;
 pub mod report;
 pub mod retain;
+mod state;
 pub mod status;
 pub mod template;
 pub mod types;
 pub mod version;
+
+pub use controller::{Controller, Options};

@@ -8,11 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::federated::Federated;
 use crate::key::Key;
-use crate::marks::Marks;
 use crate::placement::{self, Gate, Selection};
 use crate::status::{Reason, Word};
 use crate::types::TypeConfig;
 use crate::version::{Record, Version};
+use hansa_cluster::Marks;
 
 /// Something that may not have been read yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,16 +39,16 @@ pub struct Situation<'a> {
     /// What was written where.
     pub record: Knowledge<Option<&'a Record>>,
     /// Every registered member.
-    pub members: Knowledge<&'a BTreeMap<String, Member>>,
+    pub members: Knowledge<&'a BTreeMap<String, Member<'a>>>,
     /// The UID of the host's namespace of this name, if the target is a namespace.
     pub host_namespace: Knowledge<Option<&'a str>>,
 }
 
 /// A registered member and its copy.
 #[derive(Clone, Debug)]
-pub struct Member {
+pub struct Member<'a> {
     /// The labels of its KubeFedCluster.
-    pub labels: BTreeMap<String, String>,
+    pub labels: &'a BTreeMap<String, String>,
     /// Whether it is Ready.
     pub ready: bool,
     /// What is known of the copy.
@@ -217,7 +217,7 @@ pub fn plan(situation: &Situation<'_>) -> Plan {
         Knowledge::Unknown if types.is_namespaces() => return Plan::Wait(Missing::HostNamespaces),
         Knowledge::Unknown => None,
     };
-    let labels = members.iter().map(|(name, member)| (name.as_str(), &member.labels));
+    let labels = members.iter().map(|(name, member)| (name.as_str(), member.labels));
     let selection = match &federated.placement {
         Ok(placement) => match placement::resolve(placement, labels, situation.gate) {
             Some(selection) => selection,
@@ -259,7 +259,7 @@ pub fn plan(situation: &Situation<'_>) -> Plan {
 
 /// The label is taken off wherever it can be; a member that is away is seen to when it returns, as then its copy has no
 /// federated object any more.
-fn unlabel(members: &BTreeMap<String, Member>) -> Vec<Step> {
+fn unlabel(members: &BTreeMap<String, Member<'_>>) -> Vec<Step> {
     let labelled = members.iter().filter(|(_, member)| {
         member.ready && matches!(&member.copy, Observation::Present(copy) if !copy.deleting)
     });
@@ -282,7 +282,7 @@ enum Finality {
 }
 
 impl Context<'_> {
-    fn place(&self, name: &str, member: &Member) -> Step {
+    fn place(&self, name: &str, member: &Member<'_>) -> Step {
         if !member.ready {
             return not_ready(name);
         }
@@ -300,7 +300,7 @@ impl Context<'_> {
     }
 
     /// `owed`: a copy of ours is or may be there.
-    fn remove(&self, name: &str, member: &Member, owed: bool, finality: Finality) -> Option<Step> {
+    fn remove(&self, name: &str, member: &Member<'_>, owed: bool, finality: Finality) -> Option<Step> {
         if !member.ready {
             return owed.then(|| not_ready(name));
         }

@@ -164,6 +164,11 @@ impl Reported {
         Some(ClusterStatus { word: *word, message: message.as_deref().unwrap_or_default().to_owned() })
     }
 
+    /// The reason of the condition.
+    pub fn reason(&self) -> Option<Reason> {
+        self.condition.as_ref().and_then(|condition| condition.reason)
+    }
+
     /// Whether this says of the members what `wanted` does. A message that is missing where a word is present was pruned by a CRD
     /// of KubeFed's own, which does not know messages: that is no difference, or it would be one for ever.
     fn same_clusters(&self, wanted: &Propagation) -> bool {

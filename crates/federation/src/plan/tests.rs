@@ -5,6 +5,7 @@ use super::*;
 use crate::types::tests::{deployments, namespaces};
 use crate::version::Hashes;
 
+static NO_LABELS: BTreeMap<String, String> = BTreeMap::new();
 const SYSTEM: &str = "kube-federation-system";
 
 /// A world in which everything is known: an object placed on c1 and c2, of three ready members without copies.
@@ -15,7 +16,7 @@ struct World {
     federated: Option<Federated>,
     gate: Option<Value>,
     record: Option<Record>,
-    members: BTreeMap<String, Member>,
+    members: BTreeMap<String, Member<'static>>,
     host_namespace: Option<String>,
     unknown: Vec<Missing>,
 }
@@ -61,7 +62,7 @@ impl World {
     fn new() -> Self {
         let (types, key) = (deployments(), Key::new("shop", "web"));
         let members = ["c1", "c2", "c3"].map(|name| {
-            (name.to_owned(), Member { labels: BTreeMap::new(), ready: true, copy: Observation::Absent })
+            (name.to_owned(), Member { labels: &NO_LABELS, ready: true, copy: Observation::Absent })
         });
         Self {
             federated: Some(federated(&types, &key, held(), placed_on(&["c1", "c2"]))),

@@ -1,7 +1,9 @@
 //! Labels and annotations of an object as short hashes: enough to see, without keeping them, that something we set is gone.
 
+use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
+use kube::core::ObjectMeta;
 use serde_json::Value;
 
 /// The labels and annotations of an object, each as a hash of key and value, sorted.
@@ -19,6 +21,14 @@ impl Marks {
         let mut marks: Vec<u32> = labels.chain(annotations).collect();
         marks.sort_unstable();
         Self(marks.into())
+    }
+
+    /// The marks of an object's metadata.
+    pub fn of_metadata(metadata: &ObjectMeta) -> Self {
+        fn entries(map: Option<&BTreeMap<String, String>>) -> impl Iterator<Item = (&str, &str)> {
+            map.into_iter().flatten().map(|(key, value)| (key.as_str(), value.as_str()))
+        }
+        Self::new(entries(metadata.labels.as_ref()), entries(metadata.annotations.as_ref()))
     }
 
     /// The marks of an object.

@@ -1,0 +1,512 @@
+//! The acting half of the engine: steps in the members, and what is written on the host about them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use hansa_api::names;
+use jiff::Timestamp;
+use kube::ResourceExt;
+use kube::api::{Patch, PatchParams};
+use serde_json::{Value, json};
+use tokio::time::{self, Instant};
+
+use crate::dispatch::Target;
+use crate::engine::{Engine, Seen, lock};
+use crate::events::Severity;
+use crate::federated::Federated;
+use crate::key::Key;
+use crate::overrides::Overrides;
+use crate::plan::{Action, Copy, Goal, Knowledge, Observation, Step, Work};
+use crate::records::Owner;
+use crate::report::{self, Failure, Outcome};
+use crate::state::{self, Basis, Finished};
+use crate::status::{Propagation, Reason, Reported, Word};
+use crate::template;
+
+/// The pause after a host that did not do as it was asked.
+const HOST_PAUSE: Duration = Duration::from_secs(1);
+/// How often a finalizer is tried again at once because the object changed under it.
+const TRIES: usize = 4;
+
+/// What the copies are made from.
+struct Source {
+    body: Value,
+    overrides: Overrides,
+}
+
+/// One step on its way to a member.
+struct Attempt {
+    step: Step,
+    basis: Basis,
+    target: Target,
+    seen: Option<Copy>,
+}
+
+impl Engine {
+    /// Works on a federated object that is there.
+    pub(crate) async fn act(
+        self: &Arc<Self>,
+        key: &Key,
+        federated: &Arc<Federated>,
+        work: &Work,
+        body: Option<Arc<Value>>,
+        seen: &Seen,
+    ) {
+        if work.goal == Goal::Propagate && !self.is_held(key, federated) {
+            if let Err(error) = self.hold(key, federated, true).await {
+                let message = format!("the finalizer cannot be added: {error}");
+                self.event(key, federated, Severity::Warning, "EnsureFinalizerError", message);
+                return self.queue.add_after(key.clone(), HOST_PAUSE);
+            }
+            if federated.drops_finalizers {
+                let message = "finalizers in spec.template are not propagated".to_owned();
+                self.event(key, federated, Severity::Warning, "FinalizersNotSupported", message);
+            }
+        }
+        let mut source = None;
+        if work.steps.iter().any(|step| matches!(step.action, Action::Create | Action::Update)) {
+            let body = match body.filter(|body| is_of(body, federated)) {
+                Some(body) => Some(Arc::unwrap_or_clone(body)),
+                None => self.read(key, federated).await,
+            };
+            let Some(body) = body else { return self.queue.add_after(key.clone(), HOST_PAUSE) };
+            source = Some(Arc::new(Source { overrides: Overrides::parse(&body), body }));
+        }
+        let outcomes = self.take_steps(key, Some(federated), work, source, seen).await;
+        if report::releases(work, &outcomes) {
+            if let Err(error) = self.hold(key, federated, false).await {
+                tracing::debug!(r#type = %self.types.name, %key, %error, "the finalizer cannot be removed yet");
+                self.queue.add_after(key.clone(), HOST_PAUSE);
+            }
+        } else if work.goal != Goal::Orphan {
+            self.save(key, federated, &outcomes).await;
+            self.report(key, federated, &report::status(federated.generation, work, &outcomes)).await;
+        }
+    }
+
+    /// Takes the steps in all members at once, and waits for them, but not for long for any. Says what came of each.
+    async fn take_steps(
+        self: &Arc<Self>,
+        key: &Key,
+        federated: Option<&Arc<Federated>>,
+        work: &Work,
+        source: Option<Arc<Source>>,
+        seen: &Seen,
+    ) -> BTreeMap<String, Outcome> {
+        let mut outcomes = BTreeMap::new();
+        let mut tasks = Vec::new();
+        let nobody_waits = Arc::new(AtomicBool::new(false));
+        for step in work.steps.iter().filter(|step| step.action != Action::None) {
+            let attempt = match self.prepare(key, federated, step, seen) {
+                Ok(attempt) => attempt,
+                Err(outcome) => {
+                    outcomes.insert(step.member.clone(), outcome);
+                    continue;
+                }
+            };
+            let (engine, key) = (self.clone(), key.clone());
+            let (federated, source, nobody_waits) =
+                (federated.cloned(), source.clone(), nobody_waits.clone());
+            tasks.push(self.steps.spawn(async move {
+                let attempt = engine.attempt(&key, federated.as_deref(), source.as_deref(), attempt);
+                engine.shutdown.run_until_cancelled(attempt).await;
+                if nobody_waits.load(Ordering::SeqCst) {
+                    engine.queue.add(key);
+                }
+            }));
+        }
+        if !tasks.is_empty() {
+            let _ = time::timeout(self.shared.patience, futures::future::join_all(tasks)).await;
+            nobody_waits.store(true, Ordering::SeqCst);
+        }
+        for step in work.steps.iter().filter(|step| step.action != Action::None) {
+            if let Some(outcome) = self.conclude(key, federated.map(Arc::as_ref), &step.member, step.action) {
+                outcomes.insert(step.member.clone(), outcome);
+            } else {
+                outcomes.entry(step.member.clone()).or_insert_with(|| still_waiting(step.action));
+            }
+        }
+        self.settle(key, work);
+        outcomes
+    }
+
+    /// A step that may be taken now, or what is to be reported instead.
+    fn prepare(
+        &self,
+        key: &Key,
+        federated: Option<&Arc<Federated>>,
+        step: &Step,
+        seen: &Seen,
+    ) -> Result<Attempt, Outcome> {
+        let snapshot = self.shared.registry.members();
+        let client = snapshot.members.get(&step.member).and_then(|member| member.client.clone());
+        let (Some(client), Some((connection, observation))) = (client, seen.get(&step.member)) else {
+            let message =
+                "there is no client for the cluster; see the conditions of its KubeFedCluster".to_owned();
+            return Err(Outcome::Failed(Failure {
+                word: Word::ClientRetrievalFailed,
+                message,
+                maybe_written: false,
+            }));
+        };
+        let seen = match observation {
+            Observation::Present(copy) => Some(copy.clone()),
+            Observation::Absent | Observation::Unsynced(_) => None,
+        };
+        let generation = federated.map_or(0, |federated| federated.generation);
+        let basis = Basis { generation, connection: *connection, present: seen.is_some() };
+        let mut states = lock(&self.states);
+        let state = states.entry(key.clone()).or_default();
+        if let Some(federated) = federated {
+            state.uid.clone_from(&federated.uid);
+        }
+        let state = state.members.entry(step.member.clone()).or_default();
+        if state.in_flight {
+            return Err(still_waiting(step.action));
+        }
+        if let Some(failure) = state.holds_back(basis, Instant::now()) {
+            return Err(Outcome::Failed(failure.clone()));
+        }
+        state.in_flight = true;
+        drop(states);
+        let target = Target {
+            client,
+            resource: self.types.target.clone(),
+            namespaced: self.types.target_namespaced,
+            key: self.types.target_of(key),
+            adopt: self.shared.adopt,
+            host_namespace: match self.host_namespace(key) {
+                Knowledge::Known(uid) => uid,
+                Knowledge::Unknown => None,
+            },
+            delete_options: federated.map(|federated| federated.delete_options.clone()).unwrap_or_default(),
+        };
+        Ok(Attempt { step: step.clone(), basis, target, seen })
+    }
+
+    /// One step in one member, until it ends.
+    async fn attempt(
+        &self,
+        key: &Key,
+        federated: Option<&Federated>,
+        source: Option<&Source>,
+        attempt: Attempt,
+    ) {
+        let Attempt { step, basis, target, seen } = attempt;
+        let done = match source.filter(|_| matches!(step.action, Action::Create | Action::Update)) {
+            Some(Source { body, overrides }) => {
+                let needs_live = template::needs_live(&self.types, body);
+                let compute = |live: Option<&Value>| {
+                    template::for_member(&self.types, body, overrides, &step.member, live)
+                };
+                target.write(step.action, needs_live, compute).await
+            }
+            None => target.remove(step.action, seen.as_ref()).await,
+        };
+        let hashes = federated.map(|federated| federated.hashes.clone()).unwrap_or_default();
+        let before = seen.map(|copy| copy.resource_version);
+        let mut states = lock(&self.states);
+        if let Some(state) = states.get_mut(key).and_then(|state| state.members.get_mut(&step.member)) {
+            state.in_flight = false;
+            state.done = Some(Finished { action: step.action, hashes, basis, before, done });
+        }
+    }
+
+    /// Takes note of steps that ended after the look that took them.
+    pub(crate) fn absorb(&self, key: &Key, federated: Option<&Federated>) {
+        let ended: Vec<(String, Action)> = {
+            let states = lock(&self.states);
+            let members = states.get(key).map(|state| state.members.iter()).into_iter().flatten();
+            members.filter_map(|(name, state)| Some((name.clone(), state.done.as_ref()?.action))).collect()
+        };
+        if ended.is_empty() {
+            return;
+        }
+        let outcomes = ended.into_iter().filter_map(|(name, action)| {
+            let outcome = self.conclude(key, federated, &name, action)?;
+            Some((name, outcome))
+        });
+        let outcomes: BTreeMap<_, _> = outcomes.collect();
+        if let Some(federated) = federated {
+            let before = self.shared.records.get(&federated.uid);
+            let record = report::record(before.as_deref(), &federated.hashes, &outcomes, |_| true);
+            self.shared.records.remember(&federated.uid, record);
+        }
+    }
+
+    /// What came of the last step in a member, if it has ended since this was asked last.
+    fn conclude(
+        &self,
+        key: &Key,
+        federated: Option<&Federated>,
+        member: &str,
+        action: Action,
+    ) -> Option<Outcome> {
+        let mut states = lock(&self.states);
+        let state = states.get_mut(key)?.members.get_mut(member)?;
+        let finished = state.done.take()?;
+        let is_news = state.conclude(&finished, &(key, member), Instant::now());
+        drop(states);
+        let Finished { action: taken, hashes, before, done, .. } = finished;
+        if let Some(federated) = federated {
+            self.tell(
+                key,
+                federated,
+                member,
+                taken,
+                before.as_deref(),
+                &done.outcome,
+                done.copy.as_ref(),
+                is_news,
+            );
+            // It was made from an older template: whatever is there now is not what should be.
+            if matches!(done.outcome, Outcome::Applied(_)) && hashes != federated.hashes {
+                self.queue.add(key.clone());
+                return Some(still_waiting(action));
+            }
+        }
+        Some(done.outcome)
+    }
+
+    /// Forgets the failures of members in which there is nothing to do any more.
+    fn settle(&self, key: &Key, work: &Work) {
+        let mut states = lock(&self.states);
+        let Some(state) = states.get_mut(key) else { return };
+        state.members.retain(|name, state| {
+            if !work.steps.iter().any(|step| step.member == *name && step.action != Action::None) {
+                state.settle();
+            }
+            !state.is_idle()
+        });
+    }
+
+    /// Whether our finalizer is on the object, to our knowledge, which may be ahead of the watch.
+    pub(crate) fn is_held(&self, key: &Key, federated: &Federated) -> bool {
+        let states = lock(&self.states);
+        let Some(state) = states.get(key).filter(|state| state.uid == federated.uid) else {
+            return federated.is_held();
+        };
+        if state.released {
+            return false;
+        }
+        let added = state
+            .held
+            .as_deref()
+            .is_some_and(|version| state::is_older(&federated.resource_version, version));
+        added || federated.is_held()
+    }
+
+    /// Adds or removes our finalizer (a JSON merge patch, `spec/kubefed.md §2.4`), under the resourceVersion it was decided for.
+    async fn hold(&self, key: &Key, federated: &Federated, add: bool) -> kube::Result<()> {
+        let api = self.federated_api(Some(&key.namespace));
+        let params =
+            PatchParams { field_manager: Some(names::FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        let (mut finalizers, mut version) =
+            (federated.finalizers.clone(), federated.resource_version.clone());
+        let mut attempt = 0;
+        loop {
+            finalizers.retain(|finalizer| finalizer != names::FINALIZER_SYNC);
+            if add {
+                finalizers.push(names::FINALIZER_SYNC.to_owned());
+            }
+            let patch =
+                Patch::Merge(json!({"metadata": {"finalizers": finalizers, "resourceVersion": version}}));
+            let error = match api.patch_metadata(&key.name, &params, &patch).await {
+                Ok(object) => {
+                    let mut states = lock(&self.states);
+                    let state = states.entry(key.clone()).or_default();
+                    state.uid.clone_from(&federated.uid);
+                    state.released = !add;
+                    state.held = object.resource_version().filter(|_| add);
+                    return Ok(());
+                }
+                Err(kube::Error::Api(status)) if status.code == 404 && !add => return Ok(()),
+                Err(error) => error,
+            };
+            attempt += 1;
+            if !matches!(&error, kube::Error::Api(status) if status.code == 409) || attempt == TRIES {
+                return Err(error);
+            }
+            match api.get_metadata_opt(&key.name).await? {
+                Some(live) if live.metadata.uid.as_ref() == Some(&federated.uid) => {
+                    version = live.resource_version().unwrap_or_default();
+                    finalizers = live.metadata.finalizers.unwrap_or_default();
+                }
+                _ if add => return Err(error),
+                _ => return Ok(()),
+            }
+        }
+    }
+
+    /// Reads the whole of a federated object again, unless it is not what the plan was made for.
+    async fn read(&self, key: &Key, federated: &Federated) -> Option<Value> {
+        match self.federated_api(Some(&key.namespace)).get_opt(&key.name).await {
+            Ok(object) => serde_json::to_value(object?).ok().filter(|body| is_of(body, federated)),
+            Err(error) => {
+                tracing::debug!(r#type = %self.types.name, %key, %error, "a federated object cannot be read");
+                None
+            }
+        }
+    }
+
+    async fn save(&self, key: &Key, federated: &Federated, outcomes: &BTreeMap<String, Outcome>) {
+        let before = self.shared.records.get(&federated.uid);
+        let snapshot = self.shared.registry.members();
+        let is_registered = |name: &str| snapshot.members.contains_key(name);
+        let record = report::record(before.as_deref(), &federated.hashes, outcomes, is_registered);
+        let owner = Owner { types: &self.types, key, uid: &federated.uid };
+        if let Err(error) = self.shared.records.save(owner, record).await {
+            // In a namespace that is going away nothing can be created any more, and nothing needs to be.
+            if !federated.deleting {
+                tracing::warn!(r#type = %self.types.name, %key, %error, "the propagated versions cannot be stored");
+                self.queue.add_after(key.clone(), HOST_PAUSE * 5);
+            }
+        }
+    }
+
+    async fn report(&self, key: &Key, federated: &Federated, wanted: &Propagation) {
+        let (status, reads_as) = {
+            let mut states = lock(&self.states);
+            let state = states.get_mut(key).filter(|state| state.uid == federated.uid);
+            let ahead = state.and_then(|state| {
+                let is_ahead =
+                    |(version, _): &(String, _)| state::is_older(&federated.resource_version, version);
+                if !state.reported.as_ref().is_some_and(is_ahead) {
+                    state.reported = None;
+                }
+                state.reported.as_ref().map(|(_, reported)| reported)
+            });
+            let reported = ahead.or(federated.reported.as_ref());
+            let Some(written) = wanted.over(reported, Timestamp::now()) else { return };
+            self.tell_of_clusters(key, federated, wanted, reported);
+            written
+        };
+        let api = self.federated_api(Some(&key.namespace));
+        let params =
+            PatchParams { field_manager: Some(names::FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        match api.patch_status(&key.name, &params, &Patch::Merge(json!({ "status": status }))).await {
+            Ok(object) => {
+                let mut states = lock(&self.states);
+                let state = states.entry(key.clone()).or_default();
+                state.uid.clone_from(&federated.uid);
+                state.reported = object.resource_version().map(|version| (version, reads_as));
+            }
+            Err(kube::Error::Api(status)) if status.code == 404 => {}
+            Err(error) => {
+                tracing::warn!(r#type = %self.types.name, %key, %error, "the status cannot be written");
+                self.queue.add_after(key.clone(), HOST_PAUSE);
+            }
+        }
+    }
+
+    /// Works on copies whose federated object is gone.
+    pub(crate) async fn disown(self: &Arc<Self>, key: &Key, work: &Work, seen: &Seen) {
+        self.take_steps(key, None, work, None, seen).await;
+    }
+
+    /// Tells of a step (`spec/kubefed.md §2.6`): of what was changed, and of failures that are new.
+    #[allow(clippy::too_many_arguments)]
+    fn tell(
+        &self,
+        key: &Key,
+        federated: &Federated,
+        member: &str,
+        action: Action,
+        before: Option<&str>,
+        outcome: &Outcome,
+        copy: Option<&Observation>,
+        is_news: bool,
+    ) {
+        let what =
+            format!("{} \"{}\" in cluster {member:?}", self.types.target.kind, self.types.target_of(key));
+        let changed =
+            !matches!(copy, Some(Observation::Present(copy)) if before == Some(&*copy.resource_version));
+        let (severity, reason, message) = match (outcome, action) {
+            (Outcome::Applied(_), Action::Create) => {
+                (Severity::Normal, "CreateInCluster", format!("Creating {what}"))
+            }
+            (Outcome::Applied(_), _) if changed => {
+                (Severity::Normal, "UpdateInCluster", format!("Updating {what}"))
+            }
+            (Outcome::Removing | Outcome::Gone, Action::Delete) => {
+                (Severity::Normal, "DeleteInCluster", format!("Deleting {what}"))
+            }
+            (Outcome::Gone, Action::Unlabel) => {
+                let message = format!("Removing the managed label from {what}");
+                (Severity::Normal, "RemoveManagedLabelFromInCluster", message)
+            }
+            (Outcome::Failed(failure), _) if is_news => {
+                (Severity::Warning, failure_reason(failure.word), format!("{what}: {}", failure.message))
+            }
+            _ => return,
+        };
+        self.event(key, federated, severity, reason, message);
+    }
+
+    /// Tells of what is new in the status and no step told of.
+    fn tell_of_clusters(
+        &self,
+        key: &Key,
+        federated: &Federated,
+        wanted: &Propagation,
+        reported: Option<&Reported>,
+    ) {
+        for (name, cluster) in &wanted.clusters {
+            let Some(word) = cluster.word else { continue };
+            let is_news = reported
+                .and_then(|reported| reported.cluster(name))
+                .is_none_or(|old| old.word != cluster.word);
+            if is_news
+                && matches!(word, Word::ClusterNotReady | Word::ClusterNotFound | Word::CachedRetrievalFailed)
+            {
+                let message = format!("cluster {name:?}: {}", cluster.message);
+                self.event(key, federated, Severity::Warning, word.as_str(), message);
+            }
+        }
+        let reason = wanted.reason.filter(|reason| *reason != Reason::CheckClusters);
+        if let Some(reason) = reason.filter(|_| reported.and_then(Reported::reason) != wanted.reason) {
+            let message = match &federated.placement {
+                Err(error) => error.to_string(),
+                Ok(_) => format!(
+                    "namespace {:?} has no FederatedNamespace of the same name; create one",
+                    &*key.namespace
+                ),
+            };
+            self.event(key, federated, Severity::Warning, reason.as_str(), message);
+        }
+    }
+}
+
+/// Whether a body is that of the object the plan was made for, and as it was then.
+fn is_of(body: &Value, federated: &Federated) -> bool {
+    let metadata = &body["metadata"];
+    metadata["uid"] == federated.uid.as_str()
+        && metadata["generation"].as_i64().unwrap_or_default() == federated.generation
+}
+
+fn still_waiting(action: Action) -> Outcome {
+    let word = match action {
+        Action::Create => Word::CreationTimedOut,
+        Action::Update => Word::UpdateTimedOut,
+        Action::Unlabel => Word::LabelRemovalTimedOut,
+        Action::Delete | Action::Confirm | Action::None => Word::DeletionTimedOut,
+    };
+    let message = "the cluster has not answered yet".to_owned();
+    Outcome::Failed(Failure { word, message, maybe_written: true })
+}
+
+fn failure_reason(word: Word) -> &'static str {
+    match word {
+        Word::CreationFailed => "CreateInClusterFailed",
+        Word::UpdateFailed => "UpdateInClusterFailed",
+        Word::DeletionFailed => "DeleteInClusterFailed",
+        Word::LabelRemovalFailed => "RemoveManagedLabelFromInClusterFailed",
+        Word::CreationTimedOut
+        | Word::UpdateTimedOut
+        | Word::DeletionTimedOut
+        | Word::LabelRemovalTimedOut => "OperationTimeoutError",
+        word => word.as_str(),
+    }
+}

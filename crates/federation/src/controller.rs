@@ -1,0 +1,379 @@
+//! FederatedTypeConfigs: which types are federated, each with an engine of its own (`spec/kubefed.md §2.3`).
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use hansa_api::kubefed::{Scope, Switch, feature};
+use hansa_api::{FederatedTypeConfig, KubeFedConfig, names};
+use hansa_cluster::Registry;
+use kube::Client;
+use kube::api::{Api, DynamicObject, Patch, PatchParams};
+use kube::core::ApiResource;
+use serde_json::{Value, json};
+use tokio::sync::{Notify, broadcast};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::cache::Cache;
+use crate::engine::{Engine, Shared};
+use crate::events::Recorder;
+use crate::key::Key;
+use crate::records::Records;
+use crate::types::{NAMESPACES, TypeConfig, TypeConfigError};
+
+/// How the controllers are to work.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The namespace of the control plane's own objects.
+    pub namespace: String,
+    /// How many objects of a type are worked on at once, unless KubeFedConfig asks for more.
+    pub concurrency: usize,
+    /// How long an object waits for slow members before its status is written without them; they are not given up.
+    pub patience: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            namespace: names::SYSTEM_NAMESPACE.to_owned(),
+            concurrency: 32,
+            patience: Duration::from_secs(2),
+        }
+    }
+}
+
+/// The federation controllers of one host.
+pub struct Controller {
+    host: Client,
+    registry: Registry,
+    options: Options,
+}
+
+/// A FederatedTypeConfig, projected.
+#[derive(Debug)]
+struct Config {
+    types: Result<TypeConfig, TypeConfigError>,
+    generation: i64,
+    deleting: bool,
+    finalizers: Vec<String>,
+    resource_version: String,
+    status: Value,
+}
+
+impl Config {
+    fn project(object: &Value) -> Self {
+        let metadata = &object["metadata"];
+        let finalizers = metadata["finalizers"].as_array().into_iter().flatten();
+        Self {
+            types: TypeConfig::parse(object),
+            generation: metadata["generation"].as_i64().unwrap_or_default(),
+            deleting: !metadata["deletionTimestamp"].is_null(),
+            finalizers: finalizers.filter_map(|finalizer| finalizer.as_str().map(str::to_owned)).collect(),
+            resource_version: metadata["resourceVersion"].as_str().unwrap_or_default().to_owned(),
+            status: object["status"].clone(),
+        }
+    }
+
+    /// The type to federate, if it is to be (`spec/kubefed.md §2.3`): a namespaced type needs the type of namespaces; a control plane
+    /// of one namespace does not federate what is cluster-scoped.
+    fn wanted(&self, has_namespaces: bool, only_namespace: bool) -> Option<&TypeConfig> {
+        let types = self.types.as_ref().ok().filter(|types| types.enabled && !self.deleting)?;
+        let possible = if types.target_namespaced { has_namespaces } else { !only_namespace };
+        possible.then_some(types)
+    }
+}
+
+struct Running {
+    types: TypeConfig,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Running {
+    async fn stop(self) {
+        self.stop.cancel();
+        if let Err(error) = self.task.await {
+            tracing::error!(r#type = %self.types.name, %error, "a sync engine ended abnormally");
+        }
+    }
+}
+
+impl Controller {
+    /// The controllers of `host`, whose members are in `registry`.
+    pub fn new(host: Client, registry: Registry, options: Options) -> Self {
+        Self { host, registry, options }
+    }
+
+    /// Runs until `shutdown`; then every engine has stopped.
+    pub async fn run(self, shutdown: CancellationToken) {
+        let settings = persist("the KubeFedConfig", || self.settings());
+        let Some(settings) = shutdown.run_until_cancelled(settings).await else { return };
+        if !settings.propagates {
+            tracing::info!("propagation is turned off by the feature gate {}", feature::PUSH_RECONCILER);
+            return shutdown.cancelled().await;
+        }
+        let stop = shutdown.child_token();
+        let (events, writer) = Recorder::new(self.host.clone());
+        let shared = Arc::new(Shared {
+            host: self.host.clone(),
+            registry: self.registry.clone(),
+            records: Records::new(self.host.clone()),
+            events,
+            system_namespace: self.options.namespace.clone(),
+            only_namespace: settings.only_namespace,
+            adopt: settings.adopt,
+            concurrency: self.options.concurrency.max(settings.concurrency),
+            patience: self.options.patience,
+            namespaces: Mutex::default(),
+            namespace_changes: broadcast::channel(1_024).0,
+        });
+        let load =
+            persist("the propagated versions", || shared.records.load(shared.only_namespace.as_deref()));
+        if shutdown.run_until_cancelled(load).await.is_none() {
+            return;
+        }
+        let configs = Cache::default();
+        let changed = Notify::new();
+        let resource = ApiResource::erase::<FederatedTypeConfig>(&());
+        let api: Api<DynamicObject> =
+            Api::namespaced_with(self.host.clone(), &self.options.namespace, &resource);
+        let watch = configs.watch(api.clone(), Config::project, |_| changed.notify_one(), stop.clone());
+        tokio::join!(watch, writer.run(stop.clone()), self.follow(&api, &configs, &changed, &shared, &stop));
+    }
+
+    async fn settings(&self) -> kube::Result<Settings> {
+        let api: Api<KubeFedConfig> = Api::namespaced(self.host.clone(), &self.options.namespace);
+        let config = api.get_opt(names::KUBEFED_CONFIG).await?;
+        tracing::info!(
+            found = config.is_some(),
+            "using KubeFedConfig \"{}/{}\"",
+            self.options.namespace,
+            names::KUBEFED_CONFIG
+        );
+        Ok(Settings::of(config.as_ref(), &self.options.namespace))
+    }
+
+    /// Starts and stops engines as the FederatedTypeConfigs say.
+    async fn follow(
+        &self,
+        api: &Api<DynamicObject>,
+        configs: &Cache<Config>,
+        changed: &Notify,
+        shared: &Arc<Shared>,
+        stop: &CancellationToken,
+    ) {
+        let mut running: BTreeMap<String, Running> = BTreeMap::new();
+        let mut retry = None;
+        loop {
+            let pause = async {
+                match retry.take() {
+                    Some(pause) => tokio::time::sleep(pause).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = changed.notified() => {}
+                () = pause => {}
+            }
+            if !configs.is_synced() {
+                continue;
+            }
+            let entries = configs.entries();
+            let has_namespaces = shared.only_namespace.is_some()
+                || entries.iter().any(|(key, config)| {
+                    &*key.name == NAMESPACES && !config.deleting && config.types.is_ok()
+                });
+            let gone: Vec<String> = running
+                .keys()
+                .filter(|name| !entries.iter().any(|(key, _)| *key.name == ***name))
+                .cloned()
+                .collect();
+            for name in gone {
+                if let Some(engine) = running.remove(&name) {
+                    engine.stop().await;
+                }
+            }
+            for (key, config) in &entries {
+                if let Err(error) =
+                    self.reconcile(api, key, config, has_namespaces, shared, stop, &mut running).await
+                {
+                    tracing::warn!(config = %key.name, %error, "the FederatedTypeConfig cannot be updated; trying again");
+                    retry = Some(Duration::from_secs(1));
+                }
+            }
+        }
+        let engines = std::mem::take(&mut running).into_values().map(Running::stop);
+        futures::future::join_all(engines).await;
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    async fn reconcile(
+        &self,
+        api: &Api<DynamicObject>,
+        key: &Key,
+        config: &Config,
+        has_namespaces: bool,
+        shared: &Arc<Shared>,
+        stop: &CancellationToken,
+        running: &mut BTreeMap<String, Running>,
+    ) -> kube::Result<()> {
+        let name = &*key.name;
+        if let Err(error) = &config.types {
+            tracing::warn!(config = name, %error, "the FederatedTypeConfig cannot be used");
+        }
+        let wanted = config.wanted(has_namespaces, shared.only_namespace.is_some());
+        if running.get(name).is_some_and(|engine| Some(&engine.types) != wanted)
+            && let Some(engine) = running.remove(name)
+        {
+            tracing::info!(config = name, "stopping propagation");
+            engine.stop().await;
+        }
+        if config.deleting {
+            return finalize(api, name, config, false).await;
+        }
+        if shared.only_namespace.is_none() || wanted.is_some() {
+            finalize(api, name, config, true).await?;
+        }
+        if let Some(types) = wanted
+            && !running.contains_key(name)
+        {
+            tracing::info!(config = name, "starting propagation");
+            let stop = stop.child_token();
+            let engine = Engine::new(types.clone(), shared.clone(), stop.clone());
+            let task = tokio::spawn(engine.run());
+            running.insert(name.to_owned(), Running { types: types.clone(), stop, task });
+        }
+        let state = if running.contains_key(name) { "Running" } else { "NotRunning" };
+        let status = json!({
+            "observedGeneration": config.generation, "propagationController": state, "statusController": "NotRunning",
+        });
+        if config.status == status {
+            return Ok(());
+        }
+        let params =
+            PatchParams { field_manager: Some(names::FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        api.patch_status(name, &params, &Patch::Merge(json!({ "status": status }))).await.map(drop)
+    }
+}
+
+/// Adds or removes the finalizer of a FederatedTypeConfig.
+async fn finalize(api: &Api<DynamicObject>, name: &str, config: &Config, add: bool) -> kube::Result<()> {
+    let mut finalizers = config.finalizers.clone();
+    if finalizers.iter().any(|finalizer| finalizer == names::FINALIZER_TYPE_CONFIG) == add {
+        return Ok(());
+    }
+    finalizers.retain(|finalizer| finalizer != names::FINALIZER_TYPE_CONFIG);
+    if add {
+        finalizers.push(names::FINALIZER_TYPE_CONFIG.to_owned());
+    }
+    let patch = json!({"metadata": {"finalizers": finalizers, "resourceVersion": config.resource_version}});
+    match api.patch_metadata(name, &PatchParams::default(), &Patch::Merge(&patch)).await {
+        // The watch is behind; it will call again with what is there now.
+        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
+        other => other.map(drop),
+    }
+}
+
+/// What of KubeFedConfig concerns propagation (`spec/kubefed.md §1.2`).
+#[derive(Debug, PartialEq, Eq)]
+struct Settings {
+    only_namespace: Option<String>,
+    adopt: bool,
+    concurrency: usize,
+    propagates: bool,
+}
+
+impl Settings {
+    fn of(config: Option<&KubeFedConfig>, namespace: &str) -> Self {
+        let spec = config.map(|config| &config.spec);
+        let sync = spec.and_then(|spec| spec.sync_controller.as_ref());
+        let is_off = |gate: &hansa_api::kubefed::FeatureGate| {
+            gate.name == feature::PUSH_RECONCILER && gate.configuration == Switch::Disabled
+        };
+        Self {
+            only_namespace: spec.filter(|spec| spec.scope == Scope::Namespaced).map(|_| namespace.to_owned()),
+            adopt: sync.and_then(|sync| sync.adopt_resources) != Some(Switch::Disabled),
+            concurrency: sync
+                .and_then(|sync| sync.max_concurrent_reconciles)
+                .and_then(|n| usize::try_from(n).ok())
+                .unwrap_or_default(),
+            propagates: !spec.is_some_and(|spec| spec.feature_gates.iter().any(is_off)),
+        }
+    }
+}
+
+/// Tries until it works: nothing can be decided before.
+async fn persist<T, F: Future<Output = kube::Result<T>>>(what: &str, attempt: impl Fn() -> F) -> T {
+    let mut pause = Duration::from_millis(100);
+    loop {
+        match attempt().await {
+            Ok(value) => return value,
+            Err(error) => {
+                tracing::warn!(%error, "{what} cannot be read from the host; trying again in {pause:?}")
+            }
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_secs(10));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::tests::type_config;
+
+    fn config(mut object: Value, edit: impl Fn(&mut Value)) -> Config {
+        edit(&mut object);
+        Config::project(&object)
+    }
+
+    fn deployments(edit: impl Fn(&mut Value)) -> Config {
+        config(type_config("deployments.apps", "Deployment", "v1", ["Namespaced"; 2]), edit)
+    }
+
+    fn cluster_roles() -> Config {
+        config(
+            type_config("clusterroles.rbac.authorization.k8s.io", "ClusterRole", "v1", ["Cluster"; 2]),
+            |_| (),
+        )
+    }
+
+    #[test]
+    fn a_namespaced_type_needs_the_type_of_namespaces() {
+        assert!(deployments(|_| ()).wanted(true, false).is_some());
+        assert!(deployments(|_| ()).wanted(false, false).is_none());
+        assert!(cluster_roles().wanted(false, false).is_some());
+    }
+
+    #[test]
+    fn a_control_plane_of_one_namespace_federates_no_cluster_scoped_type() {
+        assert!(cluster_roles().wanted(true, true).is_none());
+        assert!(deployments(|_| ()).wanted(true, true).is_some());
+    }
+
+    #[test]
+    fn what_is_disabled_or_deleted_or_malformed_does_not_run() {
+        assert!(deployments(|o| o["spec"]["propagation"] = "Disabled".into()).wanted(true, false).is_none());
+        assert!(
+            deployments(|o| o["metadata"]["deletionTimestamp"] = "x".into()).wanted(true, false).is_none()
+        );
+        assert!(deployments(|o| o["spec"]["targetType"]["kind"] = Value::Null).wanted(true, false).is_none());
+    }
+
+    #[test]
+    fn settings_have_kubefeds_defaults() {
+        let default = Settings::of(None, "ns");
+        assert_eq!(default, Settings { only_namespace: None, adopt: true, concurrency: 0, propagates: true });
+        let config: KubeFedConfig = serde_json::from_value(json!({"metadata": {"name": "kubefed"}, "spec": {
+            "scope": "Namespaced",
+            "syncController": {"adoptResources": "Disabled", "maxConcurrentReconciles": 3},
+            "featureGates": [{"name": "PushReconciler", "configuration": "Disabled"}],
+        }}))
+        .unwrap();
+        let expected =
+            Settings { only_namespace: Some("ns".into()), adopt: false, concurrency: 3, propagates: false };
+        assert_eq!(Settings::of(Some(&config), "ns"), expected);
+    }
+}

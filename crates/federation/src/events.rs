@@ -1,0 +1,168 @@
+//! Events on federated objects (core/v1), aggregated: the same event again only counts up (`spec/kubefed.md §2.6`).
+
+use std::collections::HashMap;
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash, Hasher};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use kube::Client;
+use kube::api::{Api, Patch, PatchParams, PostParams};
+use serde_json::json;
+use tokio::sync::mpsc;
+use tokio::time::{self, Instant};
+use tokio_util::sync::CancellationToken;
+
+/// How many events may wait to be written; more are dropped, as events must never hold up propagation.
+const WAITING: usize = 1_024;
+/// How many distinct events are remembered to be counted up.
+const REMEMBERED: usize = 4_096;
+/// How long an event is counted up instead of being written anew.
+const SAME: Duration = Duration::from_secs(600);
+/// How often the same event is counted up at most.
+const PAUSE: Duration = Duration::from_secs(10);
+
+/// What an event is about.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct About {
+    /// `apiVersion` of the object.
+    pub(crate) api_version: String,
+    /// `kind` of the object.
+    pub(crate) kind: String,
+    /// Its namespace, or empty.
+    pub(crate) namespace: String,
+    /// Its name.
+    pub(crate) name: String,
+    /// Its UID.
+    pub(crate) uid: String,
+}
+
+/// Whether an event is a matter of course.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Severity {
+    /// It is.
+    Normal,
+    /// Somebody should look.
+    Warning,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Happening {
+    about: About,
+    severity: Severity,
+    reason: &'static str,
+    message: String,
+}
+
+/// Takes events; never waits.
+#[derive(Clone, Debug)]
+pub(crate) struct Recorder(mpsc::Sender<Happening>);
+
+impl Recorder {
+    /// A recorder, and the task that writes what it takes.
+    pub(crate) fn new(client: Client) -> (Self, Writer) {
+        let (sender, receiver) = mpsc::channel(WAITING);
+        (Self(sender), Writer { client, receiver, written: HashMap::new() })
+    }
+
+    /// Something happened to a federated object.
+    pub(crate) fn record(&self, about: About, severity: Severity, reason: &'static str, message: String) {
+        if self.0.try_send(Happening { about, severity, reason, message }).is_err() {
+            tracing::debug!(reason, "an event was dropped: too many are waiting");
+        }
+    }
+}
+
+/// Writes events.
+pub(crate) struct Writer {
+    client: Client,
+    receiver: mpsc::Receiver<Happening>,
+    written: HashMap<u64, Written>,
+}
+
+#[derive(Debug)]
+struct Written {
+    name: String,
+    count: i32,
+    first: Instant,
+    last: Instant,
+}
+
+impl Writer {
+    /// Writes until `shutdown`.
+    pub(crate) async fn run(mut self, shutdown: CancellationToken) {
+        while let Some(Some(happening)) = shutdown.run_until_cancelled(self.receiver.recv()).await {
+            let (reason, namespace) = (happening.reason, happening.about.namespace.clone());
+            match time::timeout(Duration::from_secs(10), self.write(happening)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::debug!(reason, namespace, %error, "an event could not be written"),
+                Err(_) => tracing::debug!(reason, namespace, "an event could not be written in time"),
+            }
+        }
+    }
+
+    async fn write(&mut self, happening: Happening) -> kube::Result<()> {
+        let mut hasher = DefaultHasher::new();
+        happening.hash(&mut hasher);
+        let (hash, now) = (hasher.finish(), Instant::now());
+        let namespace = match happening.about.namespace.as_str() {
+            "" => "default".to_owned(),
+            namespace => namespace.to_owned(),
+        };
+        let api: Api<Event> = Api::namespaced(self.client.clone(), &namespace);
+        if let Some(written) = self.written.get_mut(&hash).filter(|written| now - written.first < SAME) {
+            written.count += 1;
+            if now - written.last < PAUSE {
+                return Ok(());
+            }
+            written.last = now;
+            let patch = json!({"count": written.count, "lastTimestamp": Timestamp::now().to_string()});
+            match api.patch_metadata(&written.name, &PatchParams::default(), &Patch::Merge(&patch)).await {
+                Err(kube::Error::Api(status)) if status.code == 404 => {}
+                other => return other.map(drop),
+            }
+        }
+        let name = format!("{}.{hash:016x}{:x}", happening.about.name, Timestamp::now().as_microsecond());
+        api.create(&PostParams::default(), &event(happening, &name, &namespace)).await?;
+        if self.written.len() >= REMEMBERED {
+            self.written.retain(|_, written| now - written.first < SAME);
+        }
+        if self.written.len() < REMEMBERED {
+            self.written.insert(hash, Written { name, count: 1, first: now, last: now });
+        }
+        Ok(())
+    }
+}
+
+fn event(happening: Happening, name: &str, namespace: &str) -> Event {
+    let now = Some(Time(Timestamp::now()));
+    let Happening { about, severity, reason, message } = happening;
+    let component = Some(format!("{}-controller", about.kind.to_lowercase()));
+    Event {
+        metadata: ObjectMeta {
+            name: Some(name.to_owned()),
+            namespace: Some(namespace.to_owned()),
+            ..ObjectMeta::default()
+        },
+        involved_object: ObjectReference {
+            api_version: Some(about.api_version),
+            kind: Some(about.kind),
+            namespace: Some(about.namespace).filter(|namespace| !namespace.is_empty()),
+            name: Some(about.name),
+            uid: Some(about.uid),
+            ..ObjectReference::default()
+        },
+        type_: Some(format!("{severity:?}")),
+        reason: Some(reason.to_owned()),
+        // Kubernetes takes at most 1,024 bytes.
+        message: Some(message.chars().take(250).collect()),
+        source: Some(EventSource { component: component.clone(), host: None }),
+        reporting_component: component,
+        first_timestamp: now.clone(),
+        last_timestamp: now,
+        count: Some(1),
+        ..Event::default()
+    }
+}
