@@ -1,7 +1,7 @@
 //! The JSONPath dialect of Kubernetes, as printer columns and scale paths use it: `.spec.replicas`,
 //! `.metadata.labels['example\.com/x']`, `.status.conditions[?(@.type=="Ready")].status`, `[*]`, `[0]`, `[1:3]`, `..`.
 //!
-//! Templates (`range`, text between braces) belong to kubectl and are refused.
+//! Templates (`range`, text between braces) belong to kubectl and lead nowhere.
 
 use serde_json::{Number, Value};
 
@@ -38,11 +38,18 @@ enum Node {
     Field(String),
     Wildcard,
     Recursive,
-    Slice { start: Option<i64>, end: Option<i64>, step: Option<i64>, single: bool },
+    Slice {
+        start: Option<i64>,
+        end: Option<i64>,
+        step: Option<i64>,
+        single: bool,
+    },
     Union(Vec<Vec<Node>>),
     Exists(Vec<Node>),
     Compare(Vec<Node>, Comparison, Vec<Node>),
     Literal(Value),
+    /// A word of kubectl's templates, which means nothing in a path.
+    Word(String),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -174,7 +181,7 @@ fn parse(text: &str, depth: usize) -> Result<Vec<Node>, JsonPathError> {
                 let (word, after) = rest.split_at(end);
                 match word {
                     "true" | "false" => nodes.push(Node::Literal((word == "true").into())),
-                    _ => return syntax(format!("unrecognized identifier {word}")),
+                    _ => nodes.push(Node::Word(word.into())),
                 }
                 after
             }
@@ -340,7 +347,9 @@ fn walk<'a>(nodes: &'a [Node], start: Vec<&'a Value>) -> Result<Vec<&'a Value>, 
 fn step<'a>(node: &'a Node, values: Vec<&'a Value>) -> Result<Vec<&'a Value>, JsonPathError> {
     let mut found = Vec::new();
     match node {
-        Node::Literal(literal) => found.push(literal),
+        Node::Literal(literal @ Value::String(_)) => found.push(literal),
+        Node::Literal(literal) => found.extend(values.iter().map(|_| literal)),
+        Node::Word(word) => return mismatch(format!("unrecognized identifier {word}")),
         Node::Field(name) => {
             found.extend(values.into_iter().filter_map(|value| value.as_object()?.get(name)))
         }
@@ -349,7 +358,8 @@ fn step<'a>(node: &'a Node, values: Vec<&'a Value>) -> Result<Vec<&'a Value>, Js
             let mut pending: Vec<&Value> = values.into_iter().rev().collect();
             while let Some(value) = pending.pop() {
                 let inner: Vec<&Value> = children(value).collect();
-                if !inner.is_empty() {
+                // Text counts as a container, of its bytes.
+                if !inner.is_empty() || value.as_str().is_some_and(|text| !text.is_empty()) {
                     found.push(value);
                     pending.extend(inner.into_iter().rev());
                 }
@@ -540,6 +550,7 @@ mod tests {
             ".status.conditions[?(@.type==1)]",
             ".status.conditions[?(@.weight==1.5)]",
             ".status.conditions[?(@.weight==true)]",
+            "range",
         ] {
             assert!(matches!(found(path), Err(JsonPathError::Evaluation(_))), "{path}");
         }
@@ -549,7 +560,6 @@ mod tests {
             ".spec[?(@.a]",
             ".spec[?(@.a)",
             ".a[1:2:3:4]",
-            "range",
             "\"a",
             ".....",
             "&",

@@ -66,14 +66,14 @@ impl Quantity {
         self.format
     }
 
-    /// The amount in whole units, rounded up.
+    /// The amount in whole units, rounded away from zero.
     pub fn as_units(&self) -> i128 {
-        ceil(self.nanos, ONE)
+        round_away(self.nanos, ONE)
     }
 
-    /// The amount in thousandths, rounded up.
+    /// The amount in thousandths, rounded away from zero.
     pub fn as_millis(&self) -> i128 {
-        ceil(self.nanos, ONE / 1000)
+        round_away(self.nanos, ONE / 1000)
     }
 
     /// The amount as a float, for shares and ratios.
@@ -104,8 +104,8 @@ impl Quantity {
     }
 }
 
-fn ceil(value: i128, unit: i128) -> i128 {
-    value.div_euclid(unit) + i128::from(value.rem_euclid(unit) != 0)
+fn round_away(value: i128, unit: i128) -> i128 {
+    value / unit + (value % unit).signum()
 }
 
 impl PartialEq for Quantity {
@@ -163,6 +163,7 @@ impl std::str::FromStr for Quantity {
             None => (false, text.strip_prefix('+').unwrap_or(text)),
         };
         let digits_end = |text: &str| text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        // As in Kubernetes, a sign or suffix without digits is zero.
         let (whole, rest) = unsigned.split_at(digits_end(unsigned));
         let (fraction, rest) = match rest.strip_prefix('.') {
             Some(rest) => rest.split_at(digits_end(rest)),
@@ -170,11 +171,8 @@ impl std::str::FromStr for Quantity {
         };
         let letters = rest.trim_start_matches(|c: char| "eEinumkKMGTP".contains(c));
         let exponent = letters.strip_prefix(['-', '+']).unwrap_or(letters);
-        if !exponent.chars().all(|c| c.is_ascii_digit()) || unsigned.is_empty() {
+        if !exponent.chars().all(|c| c.is_ascii_digit()) || text.is_empty() {
             return Err(QuantityError::Format);
-        }
-        if whole.is_empty() && fraction.is_empty() {
-            return Err(if rest.is_empty() { QuantityError::Format } else { QuantityError::Numeric });
         }
         let (mut format, power) = suffix(rest).ok_or(QuantityError::Suffix)?;
 
@@ -330,6 +328,8 @@ mod tests {
             (".5", "500m"),
             ("5.", "5."),
             ("007", "007"),
+            ("-", "0"),
+            ("Gi", "0"),
         ];
         for (text, canonical) in cases {
             assert_eq!(q(text).to_string(), canonical, "{text}");
@@ -342,7 +342,7 @@ mod tests {
         assert_eq!(q("1000m"), q("1"));
         assert!(q("999M") < q("1Gi") && q("-1") < q("0") && q("1e3") > q("999"));
         assert_eq!((q("1500m").as_units(), q("1500m").as_millis(), q("1n").as_millis()), (2, 1500, 1));
-        assert_eq!((q("-1500m").as_units(), q("-1n").as_units()), (-1, 0));
+        assert_eq!((q("-1500m").as_units(), q("-1n").as_units()), (-2, -1));
         assert_eq!(q("1Gi").checked_add(&q("1Gi")).unwrap().to_string(), "2Gi");
         assert_eq!(q("1").checked_sub(&q("250m")).unwrap().to_string(), "750m");
         assert_eq!(Quantity::from_value(&serde_json::json!(0.5)).unwrap().to_string(), "500m");
@@ -355,7 +355,6 @@ mod tests {
     fn what_is_no_quantity_is_refused() {
         for (text, error) in [
             ("", QuantityError::Format),
-            ("-", QuantityError::Format),
             ("1 Gi", QuantityError::Format),
             ("1,5", QuantityError::Format),
             ("1Gb", QuantityError::Format),
@@ -363,7 +362,6 @@ mod tests {
             ("1KI", QuantityError::Format),
             ("1e", QuantityError::Suffix),
             ("1mm", QuantityError::Suffix),
-            ("Gi", QuantityError::Numeric),
             ("1e99999", QuantityError::Numeric),
         ] {
             assert_eq!(text.parse::<Quantity>(), Err(error), "{text:?}");

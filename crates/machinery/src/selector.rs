@@ -401,7 +401,10 @@ impl Parser {
             match self.peek() {
                 Token::Word(_) => values.push(self.next().text().to_owned()),
                 Token::Symbol("," | ")") => values.push(String::new()),
-                other => return Err(format!("found '{}', expected: ',', ')' or identifier", other.text())),
+                other if values.is_empty() => {
+                    return Err(format!("found '{}', expected: ',', ')' or identifier", other.text()));
+                }
+                other => return Err(format!("found '{}', expected: ',', or identifier", other.text())),
             }
             match self.next() {
                 Token::Symbol(",") => {}
@@ -461,7 +464,10 @@ impl FieldSelector {
             let value = unescape(value.ok_or_else(misunderstood)?)?;
             Ok(FieldTerm { field: field.into(), value, negated })
         });
-        Ok(Self { terms: terms.collect::<Result<_, Status>>()? })
+        let mut terms = terms.collect::<Result<Vec<FieldTerm>, Status>>()?;
+        // As in Kubernetes, a lone operator restricts nothing.
+        terms.retain(|term| !(term.field.is_empty() && term.value.is_empty()));
+        Ok(Self { terms })
     }
 
     /// Whether an object is selected whose fields `lookup` tells; an unknown field counts as empty.
