@@ -14,8 +14,6 @@ use serde_json::{Value, json};
 
 type Result<T = ()> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
-/// What an object takes, about: a small Deployment with its managedFields.
-const SIZE: usize = 2048;
 const OBJECTS: u64 = 10_000;
 const SPAN: Duration = Duration::from_secs(4);
 
@@ -51,21 +49,54 @@ fn key(number: u64) -> Key {
     Key::new(resource, format!("namespace-{}", number % 100), format!("name-{number}"))
 }
 
-fn facts() -> Facts {
+fn facts(_: &Key, object: &Value) -> Facts {
+    let labels = object["metadata"]["labels"].as_object().into_iter().flatten();
     Facts {
-        labels: [("app".to_owned(), "guestbook".to_owned())].into(),
-        uid: "6a9a2f9b-5d9b-4d7e-9b58-1f0b5cf3a1d2".to_owned(),
+        labels: labels.filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned()))).collect(),
+        uid: object["metadata"]["uid"].as_str().unwrap_or_default().to_owned(),
         ..Facts::default()
     }
 }
 
+/// A small Deployment as an API server keeps it.
+fn deployment(number: u64, turn: u64) -> Value {
+    let name = format!("name-{number}");
+    let labels = json!({"app.kubernetes.io/name": name, "app.kubernetes.io/part-of": "guestbook"});
+    let container = json!({
+        "name": "web", "image": format!("registry.example.org/guestbook/web:1.{turn}"), "imagePullPolicy": "IfNotPresent",
+        "env": [{"name": "TURN", "value": turn.to_string()}, {"name": "BACKEND", "value": "http://backend:8080"}],
+        "ports": [{"containerPort": 8080, "name": "http", "protocol": "TCP"}],
+        "resources": {"limits": {"memory": "128Mi"}, "requests": {"cpu": "100m", "memory": "64Mi"}},
+        "terminationMessagePath": "/dev/termination-log", "terminationMessagePolicy": "File",
+    });
+    let owned = json!({"f:replicas": {}, "f:selector": {}, "f:template": {"f:metadata": {"f:labels": {".": {},
+        "f:app.kubernetes.io/name": {}, "f:app.kubernetes.io/part-of": {}}}, "f:spec": {"f:containers": {
+        "k:{\"name\":\"web\"}": {".": {}, "f:env": {}, "f:image": {}, "f:name": {}, "f:ports": {}, "f:resources": {}}}}}});
+    json!({
+        "apiVersion": "apps/v1", "kind": "Deployment",
+        "metadata": {
+            "name": name, "namespace": key(number).namespace, "generation": turn, "labels": labels,
+            "creationTimestamp": "2026-01-01T00:00:00Z", "uid": format!("6a9a2f9b-5d9b-4d7e-9b58-{number:012x}"),
+            "managedFields": [{"manager": "kubectl", "operation": "Apply", "apiVersion": "apps/v1",
+                "time": "2026-01-01T00:00:00Z", "fieldsType": "FieldsV1", "fieldsV1": {"f:spec": owned}}],
+        },
+        "spec": {
+            "replicas": 3, "revisionHistoryLimit": 10, "progressDeadlineSeconds": 600,
+            "selector": {"matchLabels": labels},
+            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": "25%", "maxUnavailable": "25%"}},
+            "template": {"metadata": {"labels": labels}, "spec": {
+                "containers": [container], "dnsPolicy": "ClusterFirst", "restartPolicy": "Always",
+                "schedulerName": "default-scheduler", "securityContext": {}, "terminationGracePeriodSeconds": 30,
+            }},
+        },
+        "status": {"observedGeneration": turn, "replicas": 3, "readyReplicas": 3, "conditions": [
+            {"type": "Available", "status": "True", "reason": "MinimumReplicasAvailable"}]},
+    })
+}
+
 fn draft(number: u64, turn: u64) -> Draft {
-    let metadata = json!({"name": format!("name-{number}"), "uid": facts().uid, "labels": facts().labels});
-    // Does not compress well, as no real object does.
-    let text = (0..)
-        .map(|at| format!("{:016x}", (number ^ turn << 32 ^ at << 48).wrapping_mul(0x9e37_79b9_7f4a_7c15)));
-    let filling: String = text.take((SIZE - 200) / 16).collect();
-    Draft::new(&json!({"kind": "Deployment", "metadata": metadata, "spec": filling}), facts())
+    let object = deployment(number, turn);
+    Draft::new(&object, facts(&key(number), &object))
 }
 
 fn report(figure: Value) {
@@ -88,19 +119,17 @@ fn fsync(directory: &Path) -> Result {
 /// Each writer creates objects and then updates them at random, one write after the other.
 async fn writes(directory: &Path, writers: u64) -> Result {
     let path = directory.join(format!("writes-{writers}"));
-    let store = Store::open(&path, |_, _| Facts::default())?;
-    let (start, written) = (Instant::now(), proc("io", "write_bytes:")?);
+    let store = Store::open(&path, facts)?;
+    let (start, written, busy) = (Instant::now(), proc("io", "write_bytes:")?, processor()?);
     let share = OBJECTS / writers;
     let tasks: Vec<_> = (0..writers)
         .map(|writer| {
             let store = store.clone();
             tokio::spawn(async move {
                 let mut latencies = Vec::new();
+                let draft = draft(writer, 0);
                 let mut random = writer + 1;
-                for turn in 0.. {
-                    if start.elapsed() > SPAN {
-                        break;
-                    }
+                while start.elapsed() < SPAN {
                     random = random
                         .wrapping_mul(6_364_136_223_846_793_005)
                         .wrapping_add(1_442_695_040_888_963_407);
@@ -108,9 +137,8 @@ async fn writes(directory: &Path, writers: u64) -> Result {
                     let key = key(number);
                     let expect =
                         store.get(&key).map_or(Expect::Absent, |entry| Expect::Revision(entry.revision));
-                    let draft = draft(number, turn);
                     let begun = Instant::now();
-                    store.write(Op::Put { key, expect, draft }).await?;
+                    store.write(Op::Put { key, expect, draft: draft.clone() }).await?;
                     latencies.push(begun.elapsed());
                 }
                 Ok::<_, hansa_embedded::store::WriteError>(latencies)
@@ -126,13 +154,15 @@ async fn writes(directory: &Path, writers: u64) -> Result {
     let percentile =
         |part: f64| latencies.get((latencies.len() as f64 * part) as usize).map(Duration::as_secs_f64);
     let written = written.zip(proc("io", "write_bytes:")?).map(|(before, after)| after - before);
+    let busy = busy.zip(processor()?).map(|(before, after)| (after - before).as_secs_f64());
     let objects = store.count("deployments.apps");
     store.close().await;
     report(json!({
         "figure": "durable writes", "writers": writers, "per_second": latencies.len() as f64 / elapsed,
         "p50_ms": percentile(0.5).map(|s| s * 1e3), "p99_ms": percentile(0.99).map(|s| s * 1e3),
         "p999_ms": percentile(0.999).map(|s| s * 1e3),
-        "disk_bytes_per_write": written.map(|bytes| bytes / latencies.len() as u64), "object_bytes": SIZE,
+        "disk_bytes_per_write": written.map(|bytes| bytes / latencies.len() as u64), "object_bytes": draft(0, 0).size(),
+        "processor_us_per_write": busy.map(|busy| busy * 1e6 / latencies.len() as f64),
         "objects": objects, "file_mb": std::fs::metadata(&path)?.len() as f64 / 1e6,
     }));
     Ok(())
@@ -141,25 +171,29 @@ async fn writes(directory: &Path, writers: u64) -> Result {
 /// Opening a store with all objects in it.
 async fn restart(directory: &Path) -> Result {
     let path = directory.join("restart");
-    let store = Store::open(&path, |_, _| Facts::default())?;
+    let store = Store::open(&path, facts)?;
     fill(&store).await?;
     store.close().await;
     let start = Instant::now();
-    let store = Store::open(&path, |_, _| Facts::default())?;
+    let store = Store::open(&path, facts)?;
     report(json!({"figure": "restart", "objects": OBJECTS, "ms": start.elapsed().as_secs_f64() * 1e3}));
     store.close().await;
     Ok(())
 }
 
 async fn fill(store: &Store) -> Result {
-    let writes = (0..OBJECTS).map(|number| {
-        let store = store.clone();
-        tokio::spawn(async move {
-            store.write(Op::Put { key: key(number), expect: Expect::Absent, draft: draft(number, 0) }).await
-        })
-    });
-    for write in writes.collect::<Vec<_>>() {
-        write.await??;
+    for group in 0..OBJECTS / 100 {
+        let writes = (group * 100..group * 100 + 100).map(|number| {
+            let store = store.clone();
+            tokio::spawn(async move {
+                store
+                    .write(Op::Put { key: key(number), expect: Expect::Absent, draft: draft(number, 0) })
+                    .await
+            })
+        });
+        for write in writes.collect::<Vec<_>>() {
+            write.await??;
+        }
     }
     Ok(())
 }
@@ -170,7 +204,7 @@ async fn reads() -> Result {
     fill(&store).await?;
     if let (Some(before), Some(after)) = (before, resident()?) {
         report(json!({
-            "figure": "resident bytes per object, history included", "objects": OBJECTS, "object_bytes": SIZE,
+            "figure": "resident bytes per object, history included", "objects": OBJECTS, "object_bytes": draft(0, 0).size(),
             "bytes": (after.saturating_sub(before)) / OBJECTS,
         }));
     }
@@ -267,4 +301,13 @@ fn proc(file: &str, field: &str) -> Result<Option<u64>> {
     let Ok(text) = std::fs::read_to_string(format!("/proc/self/{file}")) else { return Ok(None) };
     let line = text.lines().find_map(|line| line.strip_prefix(field));
     Ok(line.and_then(|line| line.split_whitespace().next()).map(str::parse).transpose()?)
+}
+
+/// The processor time this process took, where the system tells.
+fn processor() -> Result<Option<Duration>> {
+    let Ok(stat) = std::fs::read_to_string("/proc/self/stat") else { return Ok(None) };
+    // The fields behind the name, which is in parentheses; times count hundredths of a second.
+    let fields: Vec<_> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
+    let [Some(user), Some(system)] = [11, 12].map(|at| fields.get(at)) else { return Ok(None) };
+    Ok(Some(Duration::from_millis(10 * (user.parse::<u64>()? + system.parse::<u64>()?))))
 }

@@ -88,8 +88,8 @@ pub enum WriteError {
     /// The store was closed.
     #[error("the store is closed")]
     Closed,
-    /// The disk failed: whether the write will be there after a restart is not known.
-    #[error("the store could not be written: {0}")]
+    /// The disk failed: whether the write will be there after a restart is not known, and until then none is taken.
+    #[error("the store could not be written: {0}; once the disk is sound, restart")]
     Io(Arc<io::Error>),
 }
 

@@ -9,16 +9,16 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use redb::{Builder, Database, ReadableDatabase, ReadableTable, TableDefinition, TableError};
-use serde_json::Value;
 
 use super::log::{Record, pack, records, weight};
-use super::{Entry, Event, Facts, Key, OpenError, WriteError};
+use super::project::{Projector, project};
+use super::{Entry, Event, Key, OpenError, WriteError};
 
 /// The format of the file; to be raised with every change that an older version would misread.
 const FORMAT: u64 = 1;
 
 /// What pages are cached for writing; reads are served from memory anyway.
-const CACHE: usize = 8 << 20;
+const CACHE: usize = 4 << 20;
 
 /// How many bytes the log may have beyond twice what lives, so that small stores are not cleaned all the time.
 const SLACK: u64 = 4 << 20;
@@ -32,9 +32,6 @@ const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 
 /// The objects, as a log of their writes: rows of records (see [`super::log`]) in the order of their numbers.
 const LOG: TableDefinition<u64, &[u8]> = TableDefinition::new("log");
-
-/// Tells the facts of an object that is read back.
-pub type Projector = fn(&Key, &Value) -> Facts;
 
 /// The database file, open and locked.
 #[derive(Debug)]
@@ -127,23 +124,21 @@ impl File {
         };
         let (objects, meta) = guarded(&self.path, || read().map_err(|error| from_redb(&self.path, error)))?;
         let mut resources: HashMap<Arc<str>, Arc<str>> = HashMap::new();
-        let entries = objects.into_iter().map(|(mut key, (revision, object))| {
+        let objects = objects.into_iter().map(|(mut key, (revision, object))| {
             // One allocation for the name of a resource, whatever the number of its objects.
             key.resource = resources.entry(key.resource.clone()).or_insert(key.resource).clone();
-            let value = serde_json::from_slice(&object).map_err(|error| OpenError::Corrupt {
-                path: self.path.clone(),
-                detail: format!("{key} is not JSON: {error}"),
-            })?;
-            let facts = projector(&key, &value);
-            Ok(Entry { key, revision, object, facts })
+            (key, revision, object)
         });
-        Ok(Contents { entries: entries.collect::<Result<_, _>>()?, revision: self.revision()?, meta })
+        let entries = project(&objects.collect::<Vec<_>>(), projector)
+            .map_err(|error| OpenError::Corrupt { path: self.path.clone(), detail: error.to_string() })?;
+        Ok(Contents { revision: self.revision()?, entries, meta })
     }
 
     /// Makes a batch durable. After an error the file has to be opened again, and holds either the whole batch or
     /// nothing of it.
     pub(super) fn commit(&mut self, batch: &Batch<'_>) -> Result<(), WriteError> {
-        let (next, bytes) = self.write(batch).map_err(|error| from_redb(&self.path, error))?;
+        let (next, bytes) =
+            guarded(&self.path, || self.write(batch).map_err(|error| from_redb(&self.path, error)))?;
         (self.next, self.bytes) = (next, bytes);
         Ok(())
     }

@@ -9,6 +9,7 @@ mod file;
 mod log;
 mod object;
 mod plan;
+mod project;
 mod shared;
 mod state;
 mod watch;
@@ -20,9 +21,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{mpsc, oneshot};
 
 pub use error::{Compacted, OpenError, WatchError, WriteError};
-pub use file::Projector;
 pub use object::{Draft, Entry, Facts, Key};
 pub use plan::{Expect, Op};
+pub use project::Projector;
 pub use state::Limits;
 pub use watch::{Event, EventKind, Watch};
 

@@ -22,7 +22,7 @@ const TICK: Duration = Duration::from_secs(1);
 pub struct Limits {
     /// Events.
     pub events: usize,
-    /// Bytes of the objects in them.
+    /// Bytes of the objects that are kept only for it.
     pub bytes: usize,
     /// Their age.
     pub age: Duration,
@@ -444,16 +444,20 @@ mod tests {
     }
 
     #[test]
-    fn the_history_is_bounded_by_its_bytes() {
+    fn the_history_is_bounded_by_the_bytes_it_alone_keeps() {
         let mut state = state(Limits { bytes: 10_000, ..Limits::default() });
         let now = Instant::now();
-        state.apply(vec![event("x", 1, 4000), event("x", 2, 4000)], now);
+        state.apply((1..=10).map(|revision| event("x", revision, 4000)).collect(), now);
         assert_eq!(oldest(&state), 0);
-        state.apply(vec![event("x", 3, 4000)], now);
-        assert_eq!(oldest(&state), 1);
-        state.apply(vec![event("x", 4, 20_000)], now);
-        assert_eq!(oldest(&state), 4);
-        assert_eq!(state.history_bytes, 0);
+        let replace = |state: &mut State, revision: u64| {
+            let previous = state.history.back().map(|event| event.entry.clone());
+            state.apply(vec![Event { previous, ..event("x", revision, 4000) }], now);
+        };
+        replace(&mut state, 11);
+        replace(&mut state, 12);
+        assert_eq!(oldest(&state), 0);
+        replace(&mut state, 13);
+        assert_eq!(oldest(&state), 11);
     }
 
     #[test]

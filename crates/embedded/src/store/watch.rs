@@ -37,10 +37,13 @@ impl Event {
         self.entry.revision
     }
 
-    /// The memory that keeping this event costs, about.
+    /// The memory that keeping this event costs, about: what it replaced would be gone without it, while what it
+    /// wrote is there anyway until another event replaces it.
     pub(super) fn weight(&self) -> usize {
-        const OVERHEAD: usize = 512;
-        self.entry.object.len() + OVERHEAD
+        const OVERHEAD: usize = 128;
+        let held = |entry: &Arc<Entry>| entry.object.len() + OVERHEAD;
+        let deleted = (self.kind == EventKind::Delete).then_some(&self.entry);
+        OVERHEAD + self.previous.iter().chain(deleted).map(held).sum::<usize>()
     }
 }
 

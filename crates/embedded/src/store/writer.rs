@@ -38,11 +38,14 @@ enum Disk {
     /// Nothing outlives the process.
     None,
     Open(File),
-    /// The file failed and has to be opened again; it may hold these events or not.
-    Failed {
+    /// The disk was full. The file has to be opened again; it may hold this batch or not.
+    Full {
         path: PathBuf,
-        doubtful: Vec<Event>,
+        events: Vec<Event>,
+        meta: Vec<(String, Vec<u8>)>,
     },
+    /// The disk failed. What the system then shows of the file need not be on the disk, so nothing is built on it.
+    Broken(WriteError),
 }
 
 /// What became of a group of requests.
@@ -122,23 +125,31 @@ impl Writer {
                 self.shared.read().get(&record.key()).is_some_and(|entry| entry.revision == record.revision)
             };
             if let Err(error) = file.commit(&Batch { events: &events, meta: &meta, live, lives: &lives }) {
-                tracing::error!(%error, file = %file.path().display(), "writing the store failed");
-                self.disk = Disk::Failed { path: file.path().to_owned(), doubtful: events };
+                let path = file.path().to_owned();
+                tracing::error!(%error, file = %path.display(), "writing the store failed");
+                self.disk = match &error {
+                    WriteError::Full => Disk::Full { path, events, meta },
+                    other => Disk::Broken(other.clone()),
+                };
                 return failed(error);
             }
         }
         Outcome { writes: answers, meta: Ok(()), signals: self.shared.publish(events, meta) }
     }
 
-    /// Opens the file again after a failure.
+    /// Opens the file again if the disk was full.
     fn recover(&mut self) -> Result<(), WriteError> {
-        let Disk::Failed { path, doubtful } = &mut self.disk else { return Ok(()) };
+        let (path, events, meta) = match &mut self.disk {
+            Disk::None | Disk::Open(_) => return Ok(()),
+            Disk::Full { path, events, meta } => (path, events, meta),
+            Disk::Broken(error) => return Err(error.clone()),
+        };
         let file = File::open(path)?;
         let found = file.revision()?;
         let known = self.shared.read().revision;
-        if doubtful.last().is_some_and(|last| last.revision() == found) {
-            // The failed commit did reach the disk; its callers were told that it might have.
-            wake(&self.shared.publish(std::mem::take(doubtful), Vec::new()));
+        if events.last().is_some_and(|last| last.revision() == found) {
+            // The commit that failed did reach the disk.
+            wake(&self.shared.publish(std::mem::take(events), std::mem::take(meta)));
         } else if found != known {
             let detail =
                 format!("{} is at revision {found}, not {known}: another process wrote it", path.display());
