@@ -14,6 +14,7 @@ pub mod names;
 pub mod path;
 pub mod printers;
 pub mod quantity;
+pub mod rules;
 pub mod schema;
 pub mod selector;
 pub mod status;

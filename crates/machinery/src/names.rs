@@ -21,7 +21,7 @@ pub const MAX_SUBDOMAIN: usize = 253;
 
 /// A lower-case DNS label (RFC 1123): the name of a namespace.
 pub fn dns1123_label(value: &str) -> Vec<String> {
-    let mut problems = too_long(value, MAX_LABEL);
+    let mut problems = too_many_characters(value, MAX_LABEL);
     if !is_dns1123_label(value) {
         problems.push(if is_subdomain(value) {
             "must not contain dots".into()
@@ -34,7 +34,7 @@ pub fn dns1123_label(value: &str) -> Vec<String> {
 
 /// A lower-case DNS subdomain (RFC 1123): the name of most objects.
 pub fn dns1123_subdomain(value: &str) -> Vec<String> {
-    let mut problems = too_long(value, MAX_SUBDOMAIN);
+    let mut problems = too_many_characters(value, MAX_SUBDOMAIN);
     if !is_subdomain(value) {
         problems.push(form(SUBDOMAIN_MESSAGE, SUBDOMAIN, &["example.com"]));
     }
@@ -43,7 +43,7 @@ pub fn dns1123_subdomain(value: &str) -> Vec<String> {
 
 /// A DNS label that begins with a letter (RFC 1035).
 pub fn dns1035_label(value: &str) -> Vec<String> {
-    let mut problems = too_long(value, MAX_LABEL);
+    let mut problems = too_many_characters(value, MAX_LABEL);
     if !(is_dns1123_label(value) && value.starts_with(|c: char| c.is_ascii_lowercase())) {
         problems.push(form(DNS1035_MESSAGE, DNS1035, &["my-name", "abc-123"]));
     }
@@ -109,6 +109,11 @@ pub fn as_prefix(check: fn(&str) -> Vec<String>, prefix: &str) -> Vec<String> {
     }
 }
 
+/// DNS forms count characters, the others bytes; both mean bytes.
+fn too_many_characters(value: &str, limit: usize) -> Vec<String> {
+    if value.len() > limit { vec![format!("must be no more than {limit} characters")] } else { Vec::new() }
+}
+
 fn too_long(value: &str, limit: usize) -> Vec<String> {
     if value.len() > limit { vec![format!("must be no more than {limit} bytes")] } else { Vec::new() }
 }
@@ -162,7 +167,7 @@ mod tests {
             ]
         );
         assert_eq!(dns1123_label("a.b"), ["must not contain dots"]);
-        assert_eq!(dns1123_subdomain(&"a".repeat(254)), ["must be no more than 253 bytes"]);
+        assert_eq!(dns1123_subdomain(&"a".repeat(254)), ["must be no more than 253 characters"]);
         assert!(dns1035_label("1a")[0].contains("DNS-1035 label"));
         assert_eq!(qualified_name("/a"), ["prefix part must be non-empty"]);
         assert_eq!(qualified_name("a/").len(), 2);

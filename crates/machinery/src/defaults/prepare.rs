@@ -125,6 +125,16 @@ pub fn prepare_update(group: &str, kind: &str, subresource: &str, object: &mut V
         }
         ("", "Service") => drop_fields_of_old_type(map, old),
         ("", "PersistentVolumeClaim") => mirror_data_source(map),
+        ("", "Pod") => tolerate_trouble_for_a_while(map.object("spec")),
+        ("apiextensions.k8s.io", "CustomResourceDefinition") => {
+            if let Some(stored) = storage_version(map) {
+                let versions = map.object("status").entry("storedVersions").or_insert_with(|| json!([]));
+                if let Some(list) = versions.as_array_mut().filter(|list| !list.iter().any(|v| *v == *stored))
+                {
+                    list.push(stored.into());
+                }
+            }
+        }
         ("apps", "DaemonSet") => {
             let template = |o: &Object| o.get("spec").and_then(|spec| spec.get("template")).cloned();
             let annotation = old
@@ -353,6 +363,11 @@ fn admit_pod(spec: &mut Object) {
         _ => {}
     }
     spec.absent("preemptionPolicy", "PreemptLowerPriority");
+    tolerate_trouble_for_a_while(spec);
+}
+
+/// A Pod stays for five minutes on a node in trouble, unless it says otherwise.
+fn tolerate_trouble_for_a_while(spec: &mut Object) {
     for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
         let tolerates = |t: &Object| {
             matches!(t.text("key"), "") && t.text("operator") == "Exists" || t.text("key") == key
