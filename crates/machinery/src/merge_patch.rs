@@ -1,4 +1,5 @@
-//! JSON Merge Patch (RFC 7396).
+//! JSON Merge Patch (RFC 7396), with the one liberty that Kubernetes' library takes: objects inside a list lose their
+//! `null` members, too, unless the list takes the place of an object.
 
 use serde_json::{Map, Value};
 
@@ -12,7 +13,11 @@ pub fn apply(target: &mut Value, patch: &Value) {
 
 fn merge(target: &mut Value, patch: &Value, depth: usize) {
     let (Value::Object(changes), true) = (patch, depth > 0) else {
+        let listed = patch.is_array() && !target.is_object();
         *target = patch.clone();
+        if listed {
+            remove_nulls(target, depth);
+        }
         return;
     };
     if !target.is_object() {
@@ -25,6 +30,19 @@ fn merge(target: &mut Value, patch: &Value, depth: usize) {
         } else {
             merge(fields.entry(key.as_str()).or_insert(Value::Null), change, depth - 1);
         }
+    }
+}
+
+/// Removes the `null` members of all objects in a value; items of lists stay.
+fn remove_nulls(value: &mut Value, depth: usize) {
+    let Some(depth) = depth.checked_sub(1) else { return };
+    match value {
+        Value::Object(fields) => {
+            fields.retain(|_, member| !member.is_null());
+            fields.values_mut().for_each(|member| remove_nulls(member, depth));
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| remove_nulls(item, depth)),
+        _ => {}
     }
 }
 
@@ -56,6 +74,20 @@ mod tests {
         for (mut target, patch, expected) in cases {
             apply(&mut target, &patch);
             assert_eq!(target, expected, "patch {patch}");
+        }
+    }
+
+    #[test]
+    fn lists_lose_the_nulls_of_their_objects_as_in_kubernetes() {
+        let list = json!([{"b": null, "c": [{"d": null}, null]}, null]);
+        let cases = [
+            (json!({}), json!({"a": [{"c": [{}, null]}, null]})),
+            (json!({"a": [1]}), json!({"a": [{"c": [{}, null]}, null]})),
+            (json!({"a": {}}), json!({"a": list})),
+        ];
+        for (mut target, expected) in cases {
+            apply(&mut target, &json!({"a": list}));
+            assert_eq!(target, expected);
         }
     }
 
