@@ -1,5 +1,8 @@
 //! Tables against those that a real kube-apiserver gave for the same objects.
 
+// The helpers of a test may fail as it may.
+#![allow(clippy::unwrap_used)]
+
 use std::collections::HashMap;
 
 use hansa_machinery::{
