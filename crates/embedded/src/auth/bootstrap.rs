@@ -93,10 +93,10 @@ fn gather(existing: &HashMap<(Kind, String, String), Value>, changes: &mut [(Kin
             .into_iter()
             .collect();
     for (kind, change) in changes {
-        if let (Kind::ClusterRole, Change::Create(role)) = (*kind, change) {
-            if let Some(rules) = role["metadata"]["name"].as_str().and_then(|name| outdated.get(name)) {
-                role["rules"] = json!(rules);
-            }
+        if let (Kind::ClusterRole, Change::Create(role)) = (*kind, change)
+            && let Some(rules) = role["metadata"]["name"].as_str().and_then(|name| outdated.get(name))
+        {
+            role["rules"] = json!(rules);
         }
     }
 }

@@ -183,21 +183,20 @@ struct Binding {
     subjects: Vec<Subject>,
 }
 
+/// Bindings by the name of a user or group that they bind, then by their own.
+type BySubject = HashMap<String, BTreeMap<String, Arc<Binding>>>;
+
 /// The bindings of one namespace, or those of the cluster.
 #[derive(Clone, Debug, Default)]
 struct Bindings {
     all: BTreeMap<String, Arc<Binding>>,
-    users: HashMap<String, BTreeMap<String, Arc<Binding>>>,
-    groups: HashMap<String, BTreeMap<String, Arc<Binding>>>,
+    users: BySubject,
+    groups: BySubject,
 }
 
 impl Bindings {
     /// The user or group that a subject of a binding in `namespace` names.
-    fn subject(
-        &mut self,
-        subject: &Subject,
-        namespace: &str,
-    ) -> Option<(&mut HashMap<String, BTreeMap<String, Arc<Binding>>>, String)> {
+    fn subject(&mut self, subject: &Subject, namespace: &str) -> Option<(&mut BySubject, String)> {
         match subject.kind.as_str() {
             "User" => Some((&mut self.users, subject.name.clone())),
             "Group" => Some((&mut self.groups, subject.name.clone())),

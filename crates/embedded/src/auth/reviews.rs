@@ -222,3 +222,6 @@ fn self_subject_review(user: &User, now: Timestamp) -> Value {
         "status": {"userInfo": user.to_value()},
     })
 }
+
+#[cfg(test)]
+mod tests;

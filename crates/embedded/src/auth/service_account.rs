@@ -359,3 +359,6 @@ fn deleted_before(entry: &Entry, since: Timestamp) -> bool {
     let due = object["metadata"]["deletionTimestamp"].as_str().and_then(|due| due.parse::<Timestamp>().ok());
     due.is_none_or(|due| due < since)
 }
+
+#[cfg(test)]
+mod tests;

@@ -122,9 +122,7 @@ impl Request {
             subject: Subject::read(&info.subject),
             raw_subject: info.subject.as_raw().to_vec(),
             public_key: info.subject_pki.raw.to_vec(),
-            foreign_extension: request
-                .requested_extensions()
-                .is_some_and(|mut all| !all.all(|e| allowed(&e))),
+            foreign_extension: request.requested_extensions().is_some_and(|mut all| !all.all(allowed)),
         })
     }
 
