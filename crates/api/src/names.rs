@@ -48,6 +48,10 @@ pub const ANNOTATION_CREATOR: &str = "kubesphere.io/creator";
 /// On a KubeFedCluster: the name its server certificate is checked for, where it is not the host of its endpoint.
 pub const ANNOTATION_TLS_SERVER_NAME: &str = "cluster.kubesphere.io/tls-server-name";
 
+/// On a KubeFedCluster: the identity of the cluster that joined, the UID of its `kube-system` namespace. Another cluster that answers in its place is not
+/// taken for it.
+pub const ANNOTATION_UID: &str = "cluster.kubesphere.io/uid";
+
 /// The group of the control plane's administrators. It is bound to `cluster-admin` on the host, on sandbox members and on joined
 /// members, so that no request needs to impersonate `system:masters`.
 pub const ADMINS_GROUP: &str = "hansa:admins";

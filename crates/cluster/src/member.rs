@@ -15,7 +15,7 @@ use k8s_openapi::api::core::v1::Namespace;
 use kube::Api;
 use kube::api::{PartialObjectMeta, Patch, PatchParams};
 use serde_json::json;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -32,6 +32,8 @@ pub struct Member {
     pub labels: BTreeMap<String, String>,
     /// Whether it is held to be well.
     pub ready: bool,
+    /// Why it is not ready, as far as that is known.
+    pub problem: Option<String>,
     /// A client for it; `None` where none can be made.
     pub client: Option<kube::Client>,
     /// The transport below the client.
@@ -119,6 +121,8 @@ pub(crate) struct Context {
     /// Whether this process writes down what it finds.
     pub(crate) leads: watch::Receiver<bool>,
     pub(crate) publish: Box<dyn Fn(Member) + Send + Sync>,
+    /// Told when the first probe has ended, whatever came of it.
+    pub(crate) probed: Option<oneshot::Sender<()>>,
     /// Numbers connections over all members.
     pub(crate) next_connection: Box<dyn Fn() -> u64 + Send + Sync>,
 }
@@ -139,6 +143,8 @@ struct Task {
     written_version: String,
     written_at: Option<Instant>,
     version_at: Option<Instant>,
+    /// Whether the identity was read since the member was last lost: whoever comes back is asked who it is.
+    identified: bool,
     malformed: Option<String>,
 }
 
@@ -157,6 +163,7 @@ pub(crate) fn start(
             name: registration.cluster.metadata.name.clone().unwrap_or_default(),
             labels: BTreeMap::new(),
             ready: false,
+            problem: None,
             client: None,
             transport: None,
             uid: String::new(),
@@ -168,6 +175,7 @@ pub(crate) fn start(
         written_version: version,
         written_at: None,
         version_at: None,
+        identified: false,
         malformed: None,
         target: None,
         context,
@@ -192,6 +200,7 @@ impl Task {
             let pause = jittered(self.context.thresholds.period, &self.member.name);
             let turn = async {
                 self.probe().await;
+                self.context.probed.take().map(|probed| probed.send(()));
                 tokio::time::sleep(pause).await;
             };
             // A new registration is acted on at once, whatever the probe of the former one is waiting for.
@@ -218,7 +227,27 @@ impl Task {
                 self.malformed = Some(error.to_string());
             }
         }
-        self.member.ready = self.health.is_ready() && self.malformed.is_none();
+        self.judge();
+    }
+
+    /// The identity that was recorded when the cluster joined, if it did not only get registered.
+    fn expected_uid(&self) -> Option<&str> {
+        let annotations = self.registration.cluster.metadata.annotations.as_ref()?;
+        annotations.get(names::ANNOTATION_UID).map(String::as_str).filter(|uid| !uid.is_empty())
+    }
+
+    /// A member whose identity is on record is ready only once it has shown it: another cluster may answer under its address.
+    fn judge(&mut self) {
+        let shown = self.expected_uid().is_none_or(|expected| expected == self.member.uid);
+        self.member.ready = self.health.is_ready() && self.malformed.is_none() && shown;
+        self.member.problem = match (self.health.state(), &self.malformed) {
+            (_, Some(reason)) => Some(reason.clone()),
+            (State::Ready, None) if !shown => Some("its identity has not been confirmed yet".to_owned()),
+            (State::Ready, None) => None,
+            (State::Unknown, None) => Some("it has not been probed yet".to_owned()),
+            (State::NotReady, None) => Some("/healthz responded without ok".to_owned()),
+            (State::Offline(reason) | State::Malformed(reason), None) => Some(reason.clone()),
+        };
     }
 
     fn make(&mut self) -> Result<(), Malformed> {
@@ -240,6 +269,7 @@ impl Task {
         self.member.connection = (self.context.next_connection)();
         // Another address may be another cluster.
         self.member.uid = String::new();
+        self.identified = false;
         self.version_at = None;
         self.target = Some(target);
         Ok(())
@@ -250,23 +280,35 @@ impl Task {
     }
 
     async fn probe(&mut self) {
-        let was_ready = self.member.ready;
-        let (uid, version) = (self.member.uid.clone(), self.member.version.clone());
+        let shown = |member: &Member| {
+            (member.ready, member.problem.clone(), member.uid.clone(), member.version.clone())
+        };
+        let before = shown(&self.member);
         let former = self.health.state().clone();
         let way = self.member.transport.clone().zip(self.member.client.clone());
         let outcome = match way.filter(|_| self.malformed.is_none()) {
             Some((transport, client)) => {
                 let outcome = probe(transport.clone(), self.context.thresholds.timeout).await;
+                self.identified &= !matches!(outcome, Outcome::Unreachable(_));
                 if outcome == Outcome::Ok {
                     self.identify(client, transport).await;
                 }
-                outcome
+                match self.expected_uid() {
+                    Some(expected) if !self.member.uid.is_empty() && self.member.uid != expected => {
+                        Outcome::Malformed(format!(
+                            "another cluster answers (identity {}, expected {expected}); give a kubeconfig of the cluster that joined, or remove it \
+                             (hansa unjoin {}) and join the other anew",
+                            self.member.uid, self.member.name
+                        ))
+                    }
+                    _ => outcome,
+                }
             }
             None => Outcome::Malformed(self.malformed.clone().unwrap_or_default()),
         };
         self.health.observe(outcome, &self.context.thresholds);
-        self.member.ready = self.health.is_ready() && self.malformed.is_none();
-        if self.member.ready != was_ready || self.member.uid != uid || self.member.version != version {
+        self.judge();
+        if shown(&self.member) != before {
             self.publish();
         }
         self.write(&former).await;
@@ -275,10 +317,11 @@ impl Task {
     /// Finds out who answers and which version it is. What cannot be found out stays as it was (`spec/kubefed.md §6`, item 2).
     async fn identify(&mut self, client: kube::Client, transport: Transport) {
         let timeout = self.context.thresholds.timeout;
-        if self.member.uid.is_empty()
+        if !self.identified
             && let Ok(Ok(uid)) = tokio::time::timeout(timeout, uid(client)).await
         {
             self.member.uid = uid;
+            self.identified = true;
         }
         if self.version_at.is_none_or(|at| at.elapsed() >= VERSION_PERIOD)
             && let Ok(Some(version)) = tokio::time::timeout(timeout, version(transport)).await

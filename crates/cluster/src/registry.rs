@@ -11,12 +11,12 @@ use hansa_api::settings::{Health as Thresholds, Settings};
 use hansa_transport::{Limits, Target, TlsError, Transport};
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
-use kube::runtime::watcher;
-use kube::runtime::{WatchStreamExt, watcher::Event};
-use tokio::sync::watch;
+use kube::runtime::{WatchStreamExt, watcher};
+use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::informer::{Informers, Table};
+use crate::listed::Listed;
 use crate::member::{self, Context, Member, Registration};
 
 /// How a target is turned into a transport. Other than [`connect`], it lets servers in this process be members.
@@ -162,6 +162,7 @@ async fn supervise(registry: Registry, host: kube::Client, options: Options, sto
         clusters: Listed::default(),
         tokens: Listed::default(),
         kept: BTreeMap::new(),
+        settled: false,
     };
     loop {
         tokio::select! {
@@ -197,54 +198,6 @@ fn token(secret: &Secret) -> Option<String> {
     String::from_utf8(token.0.clone()).ok()
 }
 
-/// Objects by name, as a watch tells them. They go only when the watch, or a whole list, says so.
-struct Listed<T> {
-    known: BTreeMap<String, T>,
-    listing: BTreeMap<String, T>,
-    synced: bool,
-}
-
-impl<T> Default for Listed<T> {
-    fn default() -> Self {
-        Self { known: BTreeMap::new(), listing: BTreeMap::new(), synced: false }
-    }
-}
-
-impl<T: PartialEq> Listed<T> {
-    /// Returns whether something that is known changed.
-    fn apply<K: kube::ResourceExt>(&mut self, event: Event<K>, project: impl Fn(K) -> Option<T>) -> bool {
-        match event {
-            Event::Init => self.listing.clear(),
-            Event::InitApply(object) => {
-                let name = object.name_any();
-                if let Some(value) = project(object) {
-                    self.listing.insert(name, value);
-                }
-            }
-            Event::InitDone => {
-                let listed = std::mem::take(&mut self.listing);
-                let first = !std::mem::replace(&mut self.synced, true);
-                let changed = listed != self.known;
-                self.known = listed;
-                return first || changed;
-            }
-            Event::Apply(object) => {
-                let name = object.name_any();
-                return match project(object) {
-                    Some(value) if self.known.get(&name) != Some(&value) => {
-                        self.known.insert(name, value);
-                        true
-                    }
-                    Some(_) => false,
-                    None => self.known.remove(&name).is_some(),
-                };
-            }
-            Event::Delete(object) => return self.known.remove(&object.name_any()).is_some(),
-        }
-        false
-    }
-}
-
 struct Supervisor {
     registry: Registry,
     host: kube::Client,
@@ -253,6 +206,7 @@ struct Supervisor {
     clusters: Listed<Arc<KubeFedCluster>>,
     tokens: Listed<String>,
     kept: BTreeMap<String, Kept>,
+    settled: bool,
 }
 
 impl Supervisor {
@@ -271,6 +225,7 @@ impl Supervisor {
                 snapshot.members.remove(&name);
             });
         }
+        let mut probes = Vec::new();
         for (name, cluster) in &self.clusters.known {
             let token = self.tokens.known.get(&cluster.spec.secret_ref.name).cloned();
             let registration = Registration { cluster: cluster.clone(), token };
@@ -287,18 +242,25 @@ impl Supervisor {
                 None => {
                     let stop = self.stop.child_token();
                     let (tell, told) = watch::channel(registration);
-                    let context = self.context(stop.clone());
+                    let (probed, probe) = oneshot::channel();
+                    probes.push(probe);
+                    let context = self.context(stop.clone(), probed);
                     member::start(context, told, stop.clone());
                     self.kept.insert(name.clone(), Kept { tell, stop });
                 }
             }
         }
-        if !self.registry.members().synced {
-            self.registry.change(|snapshot| snapshot.synced = true);
+        if !std::mem::replace(&mut self.settled, true) {
+            // After a start, the members that answer are ready before anything is decided on them, and those that do not are not waited for.
+            let (registry, limit) = (self.registry.clone(), self.options.health.timeout);
+            tokio::spawn(async move {
+                let _ = tokio::time::timeout(limit, futures::future::join_all(probes)).await;
+                registry.change(|snapshot| snapshot.synced = true);
+            });
         }
     }
 
-    fn context(&self, stop: CancellationToken) -> Context {
+    fn context(&self, stop: CancellationToken, probed: oneshot::Sender<()>) -> Context {
         let registry = self.registry.clone();
         let counter = self.registry.clone();
         Context {
@@ -315,6 +277,7 @@ impl Supervisor {
                     }
                 });
             }),
+            probed: Some(probed),
             next_connection: Box::new(move || counter.inner.connections.fetch_add(1, Ordering::Relaxed) + 1),
         }
     }

@@ -134,6 +134,30 @@ impl Proxy {
     }
 }
 
+impl Proxy {
+    /// The URL with its credentials, for writing it down where they belong.
+    pub fn url(&self) -> String {
+        let shown = self.to_string();
+        match (&self.user, shown.split_once("://")) {
+            (Some((user, password)), Some((scheme, rest))) => {
+                format!("{scheme}://{}:{}@{rest}", encode(user), encode(password))
+            }
+            _ => shown,
+        }
+    }
+}
+
+fn encode(text: &str) -> String {
+    text.bytes()
+        .map(|byte| match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                char::from(byte).to_string()
+            }
+            _ => format!("%{byte:02X}"),
+        })
+        .collect()
+}
+
 /// Percent-decoding of a URL's user part; what is not an escape stays as it is.
 fn decode(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
@@ -165,7 +189,8 @@ impl fmt::Display for Proxy {
             ProxyKind::Https => "https",
             ProxyKind::Socks5 => "socks5",
         };
-        write!(f, "{scheme}://{}:{}", self.host, self.port)
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        write!(f, "{scheme}://{host}:{}", self.port)
     }
 }
 
@@ -226,7 +251,8 @@ mod tests {
             format!("{proxy} {proxy:?}"),
             "http://proxy.example.com:3128 Proxy(http://proxy.example.com:3128)"
         );
-        assert_eq!(Proxy::parse("socks5://[::1]").unwrap().port, 1080);
+        assert_eq!(Proxy::parse(&proxy.url()).unwrap(), proxy);
+        assert_eq!(Proxy::parse("socks5://[::1]").unwrap().url(), "socks5://[::1]:1080");
         assert!(Proxy::parse("ftp://a").is_err() && Proxy::parse("a:1").is_err());
     }
 }

@@ -247,6 +247,26 @@ fn credential(auth: &AuthInfo) -> Result<Credential, KubeconfigError> {
     Ok(Credential { token: token.map(str::to_owned), basic, identity })
 }
 
+/// The part of a kubeconfig that speaks of one context, so that credentials for other clusters stay where they are.
+pub fn minify(text: &str, context: Option<&str>) -> Result<String, KubeconfigError> {
+    let config = parse(text)?;
+    let (_, cluster, _, auth) = select(&config, context)?;
+    Ok(single(cluster, &auth.cloned().unwrap_or_default()))
+}
+
+fn single(cluster: &Cluster, auth: &AuthInfo) -> String {
+    let flat = serde_json::json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "member",
+        "clusters": [{ "name": "member", "cluster": cluster }],
+        "users": [{ "name": "member", "user": auth }],
+        "contexts": [{ "name": "member", "context": { "cluster": "member", "user": "member" } }],
+    });
+    // JSON is YAML.
+    flat.to_string()
+}
+
 /// The part of a user's own kubeconfig that speaks of one context, with the content of the files it refers to in their place. Relative paths
 /// are taken from `directory`, as kubectl does.
 pub fn flatten(text: &str, directory: &Path, context: Option<&str>) -> Result<String, KubeconfigError> {
@@ -284,16 +304,7 @@ pub fn flatten(text: &str, directory: &Path, context: Option<&str>) -> Result<St
         let token = String::from_utf8_lossy(&read("tokenFile", &file)?).trim().to_owned();
         auth.token = Some(token.into());
     }
-    let flat = serde_json::json!({
-        "apiVersion": "v1",
-        "kind": "Config",
-        "current-context": "member",
-        "clusters": [{ "name": "member", "cluster": cluster }],
-        "users": [{ "name": "member", "user": auth }],
-        "contexts": [{ "name": "member", "context": { "cluster": "member", "user": "member" } }],
-    });
-    // JSON is YAML.
-    Ok(flat.to_string())
+    Ok(single(&cluster, &auth))
 }
 
 #[cfg(test)]
@@ -361,6 +372,20 @@ mod tests {
         let text = "users:\n- name: u\n  user: {token: s3cret\nclusters: [";
         let error = Target::from_kubeconfig(text, None).unwrap_err();
         assert!(!format!("{error} {error:?}").contains("s3cret"), "{error:?}");
+    }
+
+    #[test]
+    fn only_the_chosen_context_is_kept() {
+        let text = "current-context: a\nclusters: [{name: a, cluster: {server: 'https://a:1'}}, {name: b, cluster: {server: 'https://b:1'}}]\n\
+                    users: [{name: a, user: {token: ta}}, {name: b, user: {token: tb}}]\n\
+                    contexts: [{name: a, context: {cluster: a, user: a}}, {name: b, context: {cluster: b, user: b}}]";
+        let small = minify(text, Some("b")).unwrap();
+        assert!(!small.contains("ta"), "{small}");
+        let target = Target::from_kubeconfig(&small, None).unwrap();
+        assert_eq!(
+            (target.endpoint.to_string().as_str(), target.credential),
+            ("https://b:1", Credential::token("tb"))
+        );
     }
 
     #[test]
