@@ -1,7 +1,6 @@
 //! The database file.
 
 use std::collections::HashMap;
-use std::fs;
 use std::io::{self, ErrorKind};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -10,6 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use redb::{Builder, Database, ReadableDatabase, ReadableTable, TableDefinition, TableError};
 
+use super::create::create;
 use super::log::{Record, pack, records, weight};
 use super::project::{Projector, project};
 use super::{Entry, Event, Key, OpenError, WriteError};
@@ -66,12 +66,12 @@ pub(super) struct Batch<'a> {
 impl File {
     /// Opens the file, which is made when there is none.
     pub(super) fn open(path: &Path) -> Result<Self, OpenError> {
+        let refused = |error| from_redb(path, error);
         guarded(path, || {
             if !path.try_exists().map_err(|error| from_io(path, error))? {
-                create(path)?;
+                create(path, fill).map_err(refused)?;
             }
-            let database = database(path)?;
-            let refused = |error| from_redb(path, error);
+            let database = database(path).map_err(refused)?;
             match format(&database).map_err(refused)? {
                 Some(FORMAT) => {}
                 Some(found) if found > FORMAT => {
@@ -203,66 +203,18 @@ fn extent(database: &Database) -> Result<(u64, u64), redb::Error> {
     Ok(extent)
 }
 
-fn database(path: &Path) -> Result<Database, OpenError> {
+fn database(path: &Path) -> Result<Database, redb::Error> {
     // A file that was damaged is to be refused, not trusted.
-    let database = Builder::new().set_cache_size(CACHE).set_check_integrity_on_open(true).open(path);
-    database.map_err(|error| from_redb(path, error.into()))
+    Ok(Builder::new().set_cache_size(CACHE).set_check_integrity_on_open(true).open(path)?)
 }
 
-/// Makes an empty store beside the path and moves it there, so that a crash leaves no half-made one.
-fn create(path: &Path) -> Result<(), OpenError> {
-    let refused = |error| from_io(path, error);
-    let directory = match path.parent() {
-        Some(parent) if parent != Path::new("") => parent,
-        _ => Path::new("."),
-    };
-    private_directory(directory).map_err(refused)?;
-    let mut unfinished = path.as_os_str().to_owned();
-    unfinished.push(format!(".new.{}", std::process::id()));
-    let unfinished = PathBuf::from(unfinished);
-    let made = make(&unfinished).map_err(|error| from_redb(path, error)).and_then(|()| {
-        // A link, unlike a renaming, never replaces what another process put there meanwhile; not all file systems
-        // know links.
-        match fs::hard_link(&unfinished, path) {
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
-            Err(_) => fs::rename(&unfinished, path),
-            Ok(()) => Ok(()),
-        }
-        .and_then(|()| fs::File::open(directory)?.sync_all())
-        .map_err(refused)
-    });
-    match fs::remove_file(&unfinished) {
-        Err(error) if error.kind() != ErrorKind::NotFound => made.and(Err(refused(error))),
-        _ => made,
-    }
-}
-
-fn make(path: &Path) -> Result<(), redb::Error> {
-    private_file(path)?;
-    let database = Builder::new().set_cache_size(CACHE).create(path)?;
+/// What an empty store has.
+fn fill(database: &Database) -> Result<(), redb::Error> {
     let transaction = database.begin_write()?;
     transaction.open_table(LOG)?;
     transaction.open_table(META)?;
     transaction.open_table(COUNTERS)?.insert(FORMAT_COUNTER, FORMAT)?;
-    transaction.commit()?;
-    Ok(database.close()?)
-}
-
-/// Makes a file that only its owner can read: the store holds Secrets and signing keys.
-fn private_file(path: &Path) -> io::Result<()> {
-    let mut options = fs::OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path).map(drop)
-}
-
-fn private_directory(path: &Path) -> io::Result<()> {
-    let mut builder = fs::DirBuilder::new();
-    builder.recursive(true);
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(path)
+    Ok(transaction.commit()?)
 }
 
 /// The database library may panic on a file that was damaged by others.

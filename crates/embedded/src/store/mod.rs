@@ -4,6 +4,7 @@
 //! gives those that pass consecutive revisions and commits the group in one transaction of one file. Only then does the
 //! group become visible, all at once, and its callers get their answers. Readers never wait for the disk.
 
+mod create;
 mod error;
 mod file;
 mod log;

@@ -17,6 +17,9 @@ use super::{Compacted, Entry, Event, EventKind, Key, Page};
 /// How finely the age of the history is known.
 const TICK: Duration = Duration::from_secs(1);
 
+/// How many events expire at once, lest the first write after a quiet time keeps readers waiting.
+const EXPIRE: usize = 1000;
+
 /// How much history is kept; whichever bound is reached first counts.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
@@ -51,6 +54,8 @@ pub(super) struct State {
     history_bytes: usize,
     /// When which revision was reached, coarsely.
     clock: VecDeque<(Instant, u64)>,
+    /// The newest revision that is too old to keep.
+    expired: u64,
 }
 
 type Names = BTreeMap<String, Arc<Entry>>;
@@ -198,6 +203,7 @@ impl State {
             history: VecDeque::new(),
             history_bytes: 0,
             clock: VecDeque::new(),
+            expired: 0,
         };
         for entry in entries {
             let entry = Arc::new(entry);
@@ -328,17 +334,16 @@ impl State {
 
     /// Drops the oldest history until it is within its limits.
     fn forget(&mut self, now: Instant) -> Vec<Event> {
-        let mut expired = 0;
         while let Some((_, revision)) =
             self.clock.pop_front_if(|(then, _)| now.duration_since(*then) > self.limits.age)
         {
-            expired = revision;
+            self.expired = revision;
         }
         let mut forgotten = Vec::new();
         while let Some(oldest) = self.history.front()
             && (self.history.len() > self.limits.events
                 || self.history_bytes > self.limits.bytes
-                || oldest.revision() <= expired)
+                || (oldest.revision() <= self.expired && forgotten.len() < EXPIRE))
         {
             let Some(oldest) = self.history.pop_front() else { break };
             self.history_bytes -= oldest.weight();
@@ -472,6 +477,17 @@ mod tests {
         assert_eq!(oldest(&state), 1);
         state.apply(vec![event("x", 4, 0)], after(300));
         assert_eq!(oldest(&state), 3);
+    }
+
+    #[test]
+    fn much_history_expires_by_and_by() {
+        let mut state = state(Limits { age: Duration::from_secs(60), ..Limits::default() });
+        let (start, count) = (Instant::now(), EXPIRE as u64 + 10);
+        let later = start + Duration::from_secs(100);
+        state.apply((1..=count).map(|revision| event("x", revision, 0)).collect(), start);
+        assert_eq!(state.apply(vec![event("x", count + 1, 0)], later).forgotten.len(), EXPIRE);
+        assert_eq!(state.apply(vec![event("x", count + 2, 0)], later).forgotten.len(), 10);
+        assert_eq!(oldest(&state), count);
     }
 
     #[test]

@@ -109,6 +109,9 @@ async fn a_process_that_is_killed_loses_nothing_acknowledged() {
             std::thread::sleep(Duration::from_micros(rand::random_range(0..30_000)));
         }
         acknowledged.extend(lines.by_ref().filter(|line| line.contains("acknowledged")).take(enough));
+        if enough > 0 && !acknowledged.is_empty() {
+            assert!(matches!(Store::open(&path, project), Err(OpenError::Locked { .. })));
+        }
         child.kill().unwrap();
         child.wait().unwrap();
         acknowledged.extend(lines.filter(|line| line.contains("acknowledged")));

@@ -107,6 +107,16 @@ async fn damage_is_found_and_never_served() {
     assert!(found > 0);
 }
 
+#[test]
+fn of_many_that_make_the_same_store_one_gets_it() {
+    let (_directory, path) = file();
+    let opened: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| Store::open(&path, project))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    assert_eq!(opened.iter().filter(|opened| opened.is_ok()).count(), 1, "{opened:?}");
+}
+
 #[cfg(unix)]
 #[tokio::test]
 async fn only_the_owner_can_read_the_file_and_its_directory() {
