@@ -6,13 +6,13 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use flate2::{Compression, write::GzEncoder};
 use futures::{FutureExt, stream};
 use hansa_machinery::{Status, path::RequestInfo};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body::Frame;
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited, StreamBody};
+use http_body_util::{BodyExt, Full, StreamBody};
 use serde_json::Value;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -252,14 +252,18 @@ fn header_text(headers: &HeaderMap, name: header::HeaderName) -> String {
     values.collect::<Vec<_>>().join(",")
 }
 
-async fn read_body(body: Body) -> Result<Bytes, Status> {
-    match Limited::new(body, MAX_BODY).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => {
-            Err(Status::too_large(format!("Request entity too large: limit is {MAX_BODY}")))
+async fn read_body(mut body: Body) -> Result<Bytes, Status> {
+    let mut whole = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame =
+            frame.map_err(|error| Status::bad_request(format!("the request body could not be read: {error}")))?;
+        let Ok(data) = frame.into_data() else { continue };
+        if whole.len() + data.len() > MAX_BODY {
+            return Err(Status::too_large(format!("Request entity too large: limit is {MAX_BODY}")));
         }
-        Err(error) => Err(Status::bad_request(format!("the request body could not be read: {error}"))),
+        whole.extend_from_slice(&data);
     }
+    Ok(whole.freeze())
 }
 
 async fn read_document(body: Body, content_type: &str, call: &Call) -> Result<Document, Status> {

@@ -90,6 +90,7 @@ impl<T> Cache<T> {
         let url = api.resource_url().to_owned();
         let mut stream = std::pin::pin!(watcher(api, config).default_backoff());
         let mut listed = BTreeSet::new();
+        let mut complaint = String::new();
         while let Some(Some(event)) = shutdown.run_until_cancelled(stream.next()).await {
             match event {
                 Ok(watcher::Event::Init) => listed.clear(),
@@ -103,6 +104,7 @@ impl<T> Cache<T> {
                     let gone = self.keys().into_iter().filter(|key| !listed.contains(key));
                     gone.for_each(|key| self.remove(&key, &mut changed));
                     listed.clear();
+                    complaint.clear();
                     if !self.synced.swap(true, Ordering::AcqRel) {
                         changed(Change::Synced);
                     }
@@ -117,7 +119,14 @@ impl<T> Cache<T> {
                         self.remove(&key, &mut changed);
                     }
                 }
-                Err(error) => tracing::debug!(%url, %error, "watch on the host interrupted; trying again"),
+                Err(error) => {
+                    let error = error.to_string();
+                    if error != complaint {
+                        tracing::warn!(%url, %error, "the host cannot be watched; trying again");
+                        complaint = error;
+                    }
+                    continue;
+                }
             }
         }
     }

@@ -75,12 +75,13 @@ impl Config {
         }
     }
 
-    /// The type to federate, if it is to be (`spec/kubefed.md §2.3`): a namespaced type needs the type of namespaces; a control plane
-    /// of one namespace does not federate what is cluster-scoped.
-    fn wanted(&self, has_namespaces: bool, only_namespace: bool) -> Option<&TypeConfig> {
-        let types = self.types.as_ref().ok().filter(|types| types.enabled && !self.deleting)?;
-        let possible = if types.target_namespaced { has_namespaces } else { !only_namespace };
-        possible.then_some(types)
+    /// The type to run an engine for, if one is to run (`spec/kubefed.md §2.3`): a namespaced type needs the type of namespaces; a
+    /// control plane of one namespace does not federate what is cluster-scoped. FederatedNamespaces are read in any case, as they narrow
+    /// the placement of the other types.
+    fn wanted(&self, has_namespaces: bool, only_namespace: bool) -> Option<TypeConfig> {
+        let mut types = self.types.as_ref().ok().filter(|_| !self.deleting)?.clone();
+        types.enabled &= if types.target_namespaced { has_namespaces } else { !only_namespace };
+        (types.enabled || types.is_namespaces()).then_some(types)
     }
 }
 
@@ -224,7 +225,7 @@ impl Controller {
             tracing::warn!(config = name, %error, "the FederatedTypeConfig cannot be used");
         }
         let wanted = config.wanted(has_namespaces, shared.only_namespace.is_some());
-        if running.get(name).is_some_and(|engine| Some(&engine.types) != wanted)
+        if running.get(name).is_some_and(|engine| Some(&engine.types) != wanted.as_ref())
             && let Some(engine) = running.remove(name)
         {
             tracing::info!(config = name, "stopping propagation");
@@ -233,19 +234,20 @@ impl Controller {
         if config.deleting {
             return finalize(api, name, config, false).await;
         }
-        if shared.only_namespace.is_none() || wanted.is_some() {
+        let is_running = wanted.as_ref().is_some_and(|types| types.enabled);
+        if shared.only_namespace.is_none() || is_running {
             finalize(api, name, config, true).await?;
         }
         if let Some(types) = wanted
             && !running.contains_key(name)
         {
-            tracing::info!(config = name, "starting propagation");
+            tracing::info!(config = name, propagates = types.enabled, "starting");
             let stop = stop.child_token();
             let engine = Engine::new(types.clone(), shared.clone(), stop.clone());
             let task = tokio::spawn(engine.run());
-            running.insert(name.to_owned(), Running { types: types.clone(), stop, task });
+            running.insert(name.to_owned(), Running { types, stop, task });
         }
-        let state = if running.contains_key(name) { "Running" } else { "NotRunning" };
+        let state = if is_running { "Running" } else { "NotRunning" };
         let status = json!({
             "observedGeneration": config.generation, "propagationController": state, "statusController": "NotRunning",
         });
@@ -333,6 +335,26 @@ mod tests {
         config(type_config("deployments.apps", "Deployment", "v1", ["Namespaced"; 2]), edit)
     }
 
+    fn wants(config: &Config, has_namespaces: bool, only_namespace: bool) -> bool {
+        config.wanted(has_namespaces, only_namespace).is_some_and(|types| types.enabled)
+    }
+
+    #[test]
+    fn federated_namespaces_are_read_even_where_namespaces_are_not_propagated() {
+        let namespaces = |propagation: &str| {
+            config(type_config("namespaces", "Namespace", "v1", ["Cluster", "Namespaced"]), |object| {
+                object["spec"]["propagation"] = propagation.into();
+            })
+        };
+        assert!(wants(&namespaces("Enabled"), true, false));
+        for (propagation, only_namespace) in [("Disabled", false), ("Enabled", true)] {
+            assert_eq!(
+                namespaces(propagation).wanted(true, only_namespace).map(|types| types.enabled),
+                Some(false)
+            );
+        }
+    }
+
     fn cluster_roles() -> Config {
         config(
             type_config("clusterroles.rbac.authorization.k8s.io", "ClusterRole", "v1", ["Cluster"; 2]),
@@ -342,24 +364,22 @@ mod tests {
 
     #[test]
     fn a_namespaced_type_needs_the_type_of_namespaces() {
-        assert!(deployments(|_| ()).wanted(true, false).is_some());
-        assert!(deployments(|_| ()).wanted(false, false).is_none());
-        assert!(cluster_roles().wanted(false, false).is_some());
+        assert!(wants(&deployments(|_| ()), true, false));
+        assert!(!wants(&deployments(|_| ()), false, false));
+        assert!(wants(&cluster_roles(), false, false));
     }
 
     #[test]
     fn a_control_plane_of_one_namespace_federates_no_cluster_scoped_type() {
-        assert!(cluster_roles().wanted(true, true).is_none());
-        assert!(deployments(|_| ()).wanted(true, true).is_some());
+        assert!(!wants(&cluster_roles(), true, true));
+        assert!(wants(&deployments(|_| ()), true, true));
     }
 
     #[test]
     fn what_is_disabled_or_deleted_or_malformed_does_not_run() {
-        assert!(deployments(|o| o["spec"]["propagation"] = "Disabled".into()).wanted(true, false).is_none());
-        assert!(
-            deployments(|o| o["metadata"]["deletionTimestamp"] = "x".into()).wanted(true, false).is_none()
-        );
-        assert!(deployments(|o| o["spec"]["targetType"]["kind"] = Value::Null).wanted(true, false).is_none());
+        assert!(!wants(&deployments(|o| o["spec"]["propagation"] = "Disabled".into()), true, false));
+        assert!(!wants(&deployments(|o| o["metadata"]["deletionTimestamp"] = "x".into()), true, false));
+        assert!(!wants(&deployments(|o| o["spec"]["targetType"]["kind"] = Value::Null), true, false));
     }
 
     #[test]

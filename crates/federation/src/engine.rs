@@ -110,7 +110,11 @@ impl Engine {
         let engine = self.clone();
         let changed = move |key: Key| engine.queue.add(engine.types.federated_of(&key));
         let members = self.members.run(changed, || self.look_at_all(), self.shutdown.clone());
-        tokio::join!(federated, host_namespaces, members, self.namespace_changes(), self.work());
+        if self.types.enabled {
+            tokio::join!(federated, host_namespaces, members, self.namespace_changes(), self.work());
+        } else {
+            federated.await;
+        }
         if self.types.is_namespaces() {
             *lock(&self.shared.namespaces) = None;
         }
@@ -120,6 +124,7 @@ impl Engine {
 
     fn federated_changed(&self, change: Change<'_>) {
         match change {
+            Change::Put(key, _) | Change::Gone(key) if !self.types.enabled => self.announce(key),
             Change::Put(key, object) => {
                 // The first reading finds thousands, of which hardly any needs a write.
                 let mut bodies = lock(&self.bodies);
@@ -263,14 +268,16 @@ impl Engine {
         if !self.types.target_namespaced {
             return Gate::Open;
         }
+        let is_only = self.shared.only_namespace.is_some();
         match (cache, namespace) {
             (_, Some(namespace)) => match &namespace.placement {
                 Ok(placement) => Gate::Within(placement),
                 Err(_) => Gate::Unknown,
             },
-            (None, None) if self.shared.only_namespace.is_some() => Gate::Open,
-            (Some(cache), None) if cache.is_synced() => Gate::NotFederated,
-            _ => Gate::Unknown,
+            (Some(cache), None) if !cache.is_synced() => Gate::Unknown,
+            (_, None) if is_only => Gate::Open,
+            (Some(_), None) => Gate::NotFederated,
+            (None, None) => Gate::Unknown,
         }
     }
 

@@ -115,7 +115,10 @@ impl MemberState {
 
     /// Notes how a step ended; `salt` spreads the next tries of many objects. Says whether a failure is news.
     pub(crate) fn conclude(&mut self, finished: &Finished, salt: &impl Hash, now: Instant) -> bool {
-        if let Some(after) = &finished.done.copy {
+        // A write that changed nothing needs no belief: the watch shows it already.
+        if let Some(after) =
+            finished.done.copy.as_ref().filter(|after| version(after) != Some(finished.before.clone()))
+        {
             self.assumed =
                 Some(Assumed { before: finished.before.clone(), after: after.clone(), until: now + BELIEF });
         }

@@ -1,0 +1,357 @@
+//! A federation in one process: a host, members, the registry and the controllers, with every request to a cluster counted and cuttable.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use hansa_api::names;
+use hansa_cluster::Registry;
+use hansa_federation::{Controller, Options};
+use hansa_transport::Transport;
+use http::{Method, Request, StatusCode};
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+mod backend;
+
+/// How long anything may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// One cluster and the door to it.
+#[derive(Clone)]
+pub(crate) struct Cluster {
+    pub(crate) transport: Transport,
+    pub(crate) door: Arc<Door>,
+    direct: kube::Client,
+}
+
+/// What a cluster was asked, and whether it answers.
+#[derive(Default)]
+pub(crate) struct Door {
+    cut: AtomicBool,
+    stalled: AtomicBool,
+    written: Mutex<Vec<String>>,
+}
+
+impl Door {
+    /// From now on the cluster does not answer.
+    pub(crate) fn cut(&self) {
+        self.cut.store(true, Ordering::SeqCst);
+    }
+
+    /// From now on the cluster takes requests and does not answer those that write.
+    pub(crate) fn stall(&self) {
+        self.stalled.store(true, Ordering::SeqCst);
+    }
+
+    /// It answers again.
+    pub(crate) fn mend(&self) {
+        self.cut.store(false, Ordering::SeqCst);
+        self.stalled.store(false, Ordering::SeqCst);
+    }
+
+    /// The writes since this was last asked, but for events.
+    pub(crate) fn writes(&self) -> Vec<String> {
+        std::mem::take(&mut self.written.lock().unwrap())
+    }
+}
+
+impl Cluster {
+    /// A new, empty cluster.
+    pub(crate) async fn start(name: &str) -> Self {
+        let inner = backend::start(name).await;
+        let door = Arc::new(Door::default());
+        let (behind, through) = (inner.clone(), door.clone());
+        let service = tower::service_fn(move |request: Request<hansa_transport::Body>| {
+            let (inner, door) = (behind.clone(), through.clone());
+            async move {
+                let path = request.uri().path().to_owned();
+                let is_write =
+                    !matches!(*request.method(), Method::GET | Method::HEAD) && !path.ends_with("/events");
+                if door.cut.load(Ordering::SeqCst) {
+                    return Err(std::io::Error::from(std::io::ErrorKind::ConnectionRefused));
+                }
+                if is_write && !path.contains("/events/") {
+                    door.written.lock().unwrap().push(format!("{} {path}", request.method()));
+                }
+                while is_write && door.stalled.load(Ordering::SeqCst) {
+                    sleep(Duration::from_millis(20)).await;
+                }
+                inner.request(request).await.map_err(std::io::Error::other)
+            }
+        });
+        Self { transport: Transport::in_process(service), door, direct: inner.client("default") }
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        kind: &str,
+        body: Option<&Value>,
+    ) -> Result<Value, kube::Error> {
+        let body = body.map(|body| serde_json::to_vec(body).unwrap()).unwrap_or_default();
+        let request =
+            Request::builder().method(method).uri(path).header("content-type", kind).body(body).unwrap();
+        self.direct.request(request).await
+    }
+
+    /// The object at a path, if it is there.
+    pub(crate) async fn get(&self, path: &str) -> Option<Value> {
+        match self.send(Method::GET, path, "application/json", None).await {
+            Ok(object) => Some(object),
+            Err(kube::Error::Api(status)) if status.code == 404 => None,
+            Err(error) => panic!("GET {path}: {error}"),
+        }
+    }
+
+    /// Creates an object.
+    pub(crate) async fn create(&self, object: &Value) -> Value {
+        let path = collection(object);
+        match self.send(Method::POST, &path, "application/json", Some(object)).await {
+            Ok(object) => object,
+            Err(error) => panic!("POST {path}: {error}"),
+        }
+    }
+
+    /// Creates an object unless it is there.
+    pub(crate) async fn ensure(&self, object: &Value) {
+        match self.send(Method::POST, &collection(object), "application/json", Some(object)).await {
+            Ok(_) => {}
+            Err(kube::Error::Api(status)) if status.code == 409 => {}
+            Err(error) => panic!("POST {}: {error}", collection(object)),
+        }
+    }
+
+    /// Applies a merge patch.
+    pub(crate) async fn patch(&self, path: &str, patch: Value) -> Value {
+        match self.send(Method::PATCH, path, "application/merge-patch+json", Some(&patch)).await {
+            Ok(object) => object,
+            Err(error) => panic!("PATCH {path}: {error}"),
+        }
+    }
+
+    /// Deletes an object, if it is there.
+    pub(crate) async fn delete(&self, path: &str) {
+        match self.send(Method::DELETE, path, "application/json", None).await {
+            Ok(_) => {}
+            Err(kube::Error::Api(status)) if status.code == 404 => {}
+            Err(error) => panic!("DELETE {path}: {error}"),
+        }
+    }
+
+    /// The object at a path, as soon as it is there and `is` holds of it.
+    pub(crate) async fn until(&self, path: &str, is: impl Fn(&Value) -> bool) -> Value {
+        match eventually(|| async { self.get(path).await.filter(&is) }).await {
+            Some(object) => object,
+            None => panic!("{path} did not become what it should; it is {:#?}", self.get(path).await),
+        }
+    }
+
+    /// Waits until there is nothing at a path.
+    pub(crate) async fn until_gone(&self, path: &str) {
+        let gone = eventually(|| async { self.get(path).await.is_none().then_some(()) }).await;
+        assert!(gone.is_some(), "{path} is still there: {:#?}", self.get(path).await);
+    }
+}
+
+/// Asks again and again until there is an answer.
+pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(mut ask: impl FnMut() -> F) -> Option<T> {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        if let Some(answer) = ask().await {
+            return Some(answer);
+        }
+        if Instant::now() > end {
+            return None;
+        }
+        sleep(Duration::from_millis(15)).await;
+    }
+}
+
+/// Where objects like this one are.
+fn collection(object: &Value) -> String {
+    let api_version = object["apiVersion"].as_str().unwrap();
+    let kind = object["kind"].as_str().unwrap();
+    let plural = hansa_api::federated::plural(kind);
+    let prefix = if api_version.contains('/') { "apis" } else { "api" };
+    match object["metadata"]["namespace"].as_str() {
+        Some(namespace) => format!("/{prefix}/{api_version}/namespaces/{namespace}/{plural}"),
+        None => format!("/{prefix}/{api_version}/{plural}"),
+    }
+}
+
+/// A federation that runs.
+pub(crate) struct World {
+    pub(crate) host: Cluster,
+    pub(crate) members: BTreeMap<String, Cluster>,
+    running: Option<(CancellationToken, JoinHandle<()>)>,
+}
+
+impl World {
+    /// A host with the default types, and members `m1`, `m2`, … that are Ready.
+    pub(crate) async fn start(members: usize) -> Self {
+        let host = Cluster::start("host").await;
+        for crd in hansa_api::crds() {
+            host.ensure(&crd).await;
+        }
+        for crd in hansa_api::crds() {
+            host.established(crd["metadata"]["name"].as_str().unwrap()).await;
+        }
+        for object in hansa_api::defaults() {
+            host.ensure(&object).await;
+        }
+        let mut world = Self { host, members: BTreeMap::new(), running: None };
+        for number in 1..=members {
+            world.join(&format!("m{number}")).await;
+        }
+        world.run();
+        for name in world.members.keys() {
+            let path = format!(
+                "/apis/core.kubefed.io/v1beta1/namespaces/kube-federation-system/kubefedclusters/{name}"
+            );
+            world.host.until(&path, |cluster| condition(cluster, "Ready").0 == "True").await;
+        }
+        world
+    }
+
+    /// Starts and registers a member.
+    async fn join(&mut self, name: &str) {
+        self.members.insert(name.to_owned(), Cluster::start(name).await);
+        let namespace = names::SYSTEM_NAMESPACE;
+        let secret = json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": format!("{name}-secret"), "namespace": namespace},
+            "stringData": {"token": "t"},
+        });
+        let cluster = json!({
+            "apiVersion": "core.kubefed.io/v1beta1", "kind": "KubeFedCluster",
+            "metadata": {"name": name, "namespace": namespace, "labels": {"name": name}},
+            "spec": {"apiEndpoint": format!("https://{name}.test"), "secretRef": {"name": format!("{name}-secret")}},
+        });
+        self.host.ensure(&secret).await;
+        self.host.ensure(&cluster).await;
+    }
+
+    /// Starts the control plane.
+    pub(crate) fn run(&mut self) {
+        let stop = CancellationToken::new();
+        let members: BTreeMap<String, Transport> =
+            self.members.iter().map(|(name, member)| (name.clone(), member.transport.clone())).collect();
+        let connect = move |target: hansa_transport::Target| {
+            let endpoint = target.endpoint.to_string();
+            let name =
+                endpoint.trim_start_matches("https://").split('.').next().unwrap_or_default().to_owned();
+            Ok(members.get(&name).cloned().unwrap_or_else(nobody))
+        };
+        let leads = tokio::sync::watch::channel(true);
+        let mut options = hansa_cluster::Options {
+            connect: Arc::new(connect),
+            leads: leads.1,
+            ..hansa_cluster::Options::reader()
+        };
+        options.health.period = Duration::from_millis(200);
+        options.health.timeout = Duration::from_secs(2);
+        let registry = Registry::start(self.host.transport.client("default"), options, stop.clone());
+        let options = Options { patience: Duration::from_millis(500), ..Options::default() };
+        let controller = Controller::new(self.host.transport.client("default"), registry, options);
+        let task = tokio::spawn({
+            let stop = stop.clone();
+            async move {
+                controller.run(stop).await;
+                drop(leads.0);
+            }
+        });
+        self.running = Some((stop, task));
+    }
+
+    /// Stops the control plane.
+    pub(crate) async fn stop(&mut self) {
+        if let Some((stop, task)) = self.running.take() {
+            stop.cancel();
+            task.await.unwrap();
+        }
+    }
+
+    pub(crate) fn member(&self, name: &str) -> &Cluster {
+        &self.members[name]
+    }
+
+    /// Makes a namespace on the host and federates it to all members.
+    pub(crate) async fn namespace(&self, name: &str) {
+        self.host.create(&json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})).await;
+        let federated = federated("Namespace", name, name, json!({"placement": {"clusterSelector": {}}}));
+        self.host.create(&federated).await;
+        for member in self.members.values() {
+            member.until(&format!("/api/v1/namespaces/{name}"), |_| true).await;
+        }
+    }
+
+    /// Waits until a federated object says that propagation is done.
+    pub(crate) async fn propagated(&self, path: &str) -> Value {
+        self.host
+            .until(path, |object| {
+                condition(object, "Propagation").0 == "True"
+                    && object["status"]["observedGeneration"] == object["metadata"]["generation"]
+            })
+            .await
+    }
+}
+
+impl Cluster {
+    async fn established(&self, crd: &str) {
+        let path = format!("/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{crd}");
+        self.until(&path, |crd| condition(crd, "Established").0 == "True").await;
+    }
+
+    /// Defines a type.
+    pub(crate) async fn define(&self, crd: &Value) {
+        self.ensure(crd).await;
+        self.established(crd["metadata"]["name"].as_str().unwrap()).await;
+    }
+}
+
+/// A transport to nobody.
+fn nobody() -> Transport {
+    Transport::in_process(tower::service_fn(|_: Request<hansa_transport::Body>| async {
+        let mut response = http::Response::new(hansa_transport::empty());
+        *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+        Ok::<_, Infallible>(response)
+    }))
+}
+
+/// The status and the reason of a condition.
+pub(crate) fn condition(object: &Value, r#type: &str) -> (String, String) {
+    let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    let found = conditions.into_iter().find(|condition| condition["type"] == r#type).unwrap_or_default();
+    let text = |field: &str| found[field].as_str().unwrap_or_default().to_owned();
+    (text("status"), text("reason"))
+}
+
+/// The status words of the clusters.
+pub(crate) fn words(object: &Value) -> BTreeMap<String, String> {
+    let clusters = object["status"]["clusters"].as_array().cloned().unwrap_or_default();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    clusters.iter().map(|cluster| (text(&cluster["name"]), text(&cluster["status"]))).collect()
+}
+
+/// A federated object.
+pub(crate) fn federated(kind: &str, namespace: &str, name: &str, spec: Value) -> Value {
+    let mut object = json!({
+        "apiVersion": "types.kubefed.io/v1beta1", "kind": format!("Federated{kind}"),
+        "metadata": {"name": name}, "spec": spec,
+    });
+    if !namespace.is_empty() {
+        object["metadata"]["namespace"] = namespace.into();
+    }
+    object
+}
+
+/// A placement on the named clusters.
+pub(crate) fn on(clusters: &[&str]) -> Value {
+    let clusters: Vec<Value> = clusters.iter().map(|name| json!({ "name": name })).collect();
+    json!({ "clusters": clusters })
+}
