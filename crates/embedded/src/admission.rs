@@ -5,7 +5,10 @@ use serde_json::Value;
 
 use crate::{
     api::{call::Call, metadata},
-    auth::Write,
+    auth::{
+        Write,
+        rbac::{Attributes, Target},
+    },
     registry::custom,
     services::Lease,
     store::Key,
@@ -55,9 +58,31 @@ pub(crate) fn freed(call: &Call, live: &Value, new: Option<&Value>) {
     }
 }
 
-/// Whether the writer may write this: nobody gives away rights they do not hold.
+/// Whether the writer may write this: nobody gives away rights they do not hold, and an update or patch that creates
+/// needs the right to create.
 pub(crate) fn admit(call: &Call, new: &Value, old: Option<&Value>) -> Result<(), Status> {
-    call.server.auth().admit(&Write {
+    if old.is_none() && !call.name.is_empty() {
+        let target = Target::Resource {
+            group: &call.resource.group,
+            resource: &call.resource.name,
+            subresource: &call.subresource,
+            namespace: &call.namespace,
+            name: &call.name,
+        };
+        call.server.auth().authorize(&Attributes { user: &call.user, verb: "create", target })?;
+    }
+    call.server.auth().admit(&write(call, new, old))
+}
+
+/// Puts into an object what the server knows about its writer.
+pub(crate) fn prepare(call: &Call, object: &mut Value, old: Option<&Value>) {
+    if let Some(prepared) = call.server.auth().prepare(&write(call, object, old)) {
+        *object = prepared;
+    }
+}
+
+fn write<'a>(call: &'a Call, new: &'a Value, old: Option<&'a Value>) -> Write<'a> {
+    Write {
         user: &call.user,
         group: &call.resource.group,
         resource: &call.resource.name,
@@ -66,7 +91,7 @@ pub(crate) fn admit(call: &Call, new: &Value, old: Option<&Value>) -> Result<(),
         name: if old.is_some() { &call.name } else { "" },
         new,
         old,
-    })
+    }
 }
 
 /// Objects are created only in a namespace that exists and is to stay.

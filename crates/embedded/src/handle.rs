@@ -255,8 +255,8 @@ fn header_text(headers: &HeaderMap, name: header::HeaderName) -> String {
 async fn read_body(mut body: Body) -> Result<Bytes, Status> {
     let mut whole = BytesMut::new();
     while let Some(frame) = body.frame().await {
-        let frame =
-            frame.map_err(|error| Status::bad_request(format!("the request body could not be read: {error}")))?;
+        let frame = frame
+            .map_err(|error| Status::bad_request(format!("the request body could not be read: {error}")))?;
         let Ok(data) = frame.into_data() else { continue };
         if whole.len() + data.len() > MAX_BODY {
             return Err(Status::too_large(format!("Request entity too large: limit is {MAX_BODY}")));

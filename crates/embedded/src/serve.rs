@@ -10,6 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use hansa_machinery::Status;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body::{Frame, SizeHint};
@@ -36,7 +37,7 @@ use tokio_util::{
 };
 
 use crate::{
-    Body,
+    Body, Server,
     pki::{Authority, PkiError, ServingCertificate},
 };
 
@@ -106,6 +107,34 @@ pub fn tls_config(
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     Ok(Arc::new(config))
+}
+
+impl Server {
+    /// Serves HTTPS on `listener` until `shutdown` or until the server is closed: authenticates, then
+    /// [`Server::handle`].
+    pub async fn serve(&self, listener: TcpListener, shutdown: CancellationToken) {
+        let stop = shutdown.child_token();
+        let server = self.clone();
+        let handler = move |peer, request| server.clone().receive(peer, request);
+        let mut serving =
+            pin!(serve(listener, self.auth().tls_config(), Limits::default(), stop.clone(), handler));
+        tokio::select! {
+            () = serving.as_mut() => return,
+            () = self.stopping() => stop.cancel(),
+        }
+        serving.await;
+    }
+
+    /// Authenticates, then handles. Boxed, because the compiler cannot see through all of it that it may be sent.
+    fn receive(self, peer: Peer, mut request: Request<Incoming>) -> BoxFuture<'static, Response<Body>> {
+        match self.auth().authenticate(peer.certificate.as_deref(), request.headers_mut()) {
+            Ok(user) => {
+                let request = request.map(|body| body.map_err(Into::into).boxed_unsync());
+                Box::pin(async move { self.handle(user, request).await })
+            }
+            Err(status) => Box::pin(std::future::ready(refusal(&status))),
+        }
+    }
 }
 
 /// Serves connections until `shutdown`, then until those under way have ended or [`Limits::drain`] has passed.

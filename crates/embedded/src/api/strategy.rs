@@ -5,7 +5,7 @@ use hansa_machinery::defaults;
 use serde_json::{Map, Value, json};
 
 use super::{call::Call, metadata};
-use crate::registry::custom;
+use crate::{admission, registry::custom};
 
 /// Prepares a new object: status, generation and what its kind's strategy decides.
 pub(crate) fn prepare_create(call: &Call, object: &mut Value) {
@@ -13,24 +13,14 @@ pub(crate) fn prepare_create(call: &Call, object: &mut Value) {
         Some(custom) => defaults::prepare_custom_create(custom.status, object),
         None => defaults::prepare_create(&call.resource.group, &call.resource.kind, object),
     }
-    match &*call.resource.storage {
-        custom::DEFINITIONS => {
-            let mut finalizers =
-                metadata::finalizers(object).into_iter().map(Value::from).collect::<Vec<_>>();
-            if !finalizers.iter().any(|f| f == custom::CLEANUP_FINALIZER) {
-                finalizers.push(custom::CLEANUP_FINALIZER.into());
-            }
-            object["metadata"]["finalizers"] = finalizers.into();
+    if &*call.resource.storage == custom::DEFINITIONS {
+        let mut finalizers = metadata::finalizers(object).into_iter().map(Value::from).collect::<Vec<_>>();
+        if !finalizers.iter().any(|f| f == custom::CLEANUP_FINALIZER) {
+            finalizers.push(custom::CLEANUP_FINALIZER.into());
         }
-        "certificatesigningrequests.certificates.k8s.io" => {
-            // Who asks for a certificate is what the server knows, not what the request claims.
-            let user = call.user.to_value();
-            for field in ["username", "uid", "groups", "extra"] {
-                put(&mut object["spec"], field, user.get(field).cloned());
-            }
-        }
-        _ => {}
+        object["metadata"]["finalizers"] = finalizers.into();
     }
+    admission::prepare(call, object, None);
 }
 
 /// Limits an update to the part that its (sub)resource writes.
@@ -44,9 +34,6 @@ pub(crate) fn prepare_update(call: &Call, object: &mut Value, live: &Value) {
             defaults::prepare_update(&resource.group, &resource.kind, subresource, object, live);
             if &*resource.storage == custom::DEFINITIONS && subresource.is_empty() {
                 store_version(object);
-            }
-            if &*resource.storage == "certificatesigningrequests.certificates.k8s.io" {
-                object["spec"] = live["spec"].clone();
             }
         }
         (_, "finalize") => keep_only(object, live, |kept, object| {
@@ -70,6 +57,7 @@ pub(crate) fn prepare_update(call: &Call, object: &mut Value, live: &Value) {
         }),
         _ => {}
     }
+    admission::prepare(call, object, Some(live));
 }
 
 fn keep_only(object: &mut Value, live: &Value, part: impl Fn(&mut Value, &Value)) {

@@ -1,11 +1,8 @@
 //! Who asks, and what they may do: authentication, RBAC, impersonation, reviews, ServiceAccount tokens, certificates.
 
-#[allow(dead_code)]
 pub(crate) mod aggregation;
 pub mod authenticate;
-#[allow(dead_code)]
 pub(crate) mod bootstrap;
-#[allow(dead_code)]
 pub(crate) mod certificates;
 pub mod escalation;
 pub mod impersonate;
@@ -15,6 +12,8 @@ pub mod reviews;
 pub mod rules;
 pub(crate) mod service_account;
 pub mod token;
+pub(crate) mod token_secret;
+pub(crate) mod upkeep;
 pub mod user;
 
 use std::{collections::BTreeSet, sync::Arc};
@@ -109,6 +108,7 @@ struct Shared {
     index: Index,
     authority: Authority,
     serving: Arc<ServingCertificate>,
+    tls: Arc<ServerConfig>,
     sans: BTreeSet<String>,
 }
 
@@ -149,13 +149,15 @@ impl Auth {
         };
         // All at once, so that they share one commit.
         futures::future::try_join_all(keep.iter().map(|(name, value)| store.meta_put(name, value))).await?;
+        let serving = Arc::new(serving);
         let shared = Shared {
+            tls: serve::tls_config(&authority, serving.clone())?,
             statics: settings.tokens,
             tokens: Tokens::new(store.clone(), key),
             index: Index::new(store.clone()),
             store,
             authority,
-            serving: Arc::new(serving),
+            serving,
             sans,
         };
         Ok(Self { shared: Arc::new(shared) })
@@ -278,11 +280,24 @@ impl Auth {
     }
 
     /// The TLS side of this server's listeners.
-    ///
-    /// # Errors
-    /// When the TLS library refuses the authority.
-    pub fn tls_config(&self) -> Result<Arc<ServerConfig>, PkiError> {
-        serve::tls_config(&self.shared.authority, self.shared.serving.clone())
+    pub fn tls_config(&self) -> Arc<ServerConfig> {
+        self.shared.tls.clone()
+    }
+
+    /// The status of a certificate request after a look at it, if it is for us to sign and approved.
+    pub(crate) fn sign_request(&self, request: &Value) -> Option<Value> {
+        certificates::sign(request, &self.shared.authority, Timestamp::now())
+    }
+
+    /// The token that a Secret holds for a ServiceAccount.
+    pub(crate) fn secret_token(
+        &self,
+        namespace: &str,
+        secret: &str,
+        account: &str,
+        uid: &str,
+    ) -> Result<String, Status> {
+        self.shared.tokens.for_secret(namespace, secret, account, uid)
     }
 
     /// Replaces the serving certificate if it is near its end. Listeners take it up by themselves.

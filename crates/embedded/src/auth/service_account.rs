@@ -77,7 +77,6 @@ impl Tokens {
         Some(claims)
     }
 
-    #[allow(dead_code)] // the controller of token Secrets follows
     /// The token that a Secret of type `kubernetes.io/service-account-token` holds.
     pub(crate) fn for_secret(
         &self,

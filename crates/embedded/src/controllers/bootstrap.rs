@@ -3,7 +3,7 @@
 use hansa_machinery::Status;
 use serde_json::{Value, json};
 
-use crate::{Server, local::Local};
+use crate::{Server, auth::upkeep, local::Local};
 
 /// The namespaces of every cluster.
 const NAMESPACES: &[&str] = &["default", "kube-system", "kube-public", "kube-node-lease"];
@@ -22,7 +22,8 @@ pub(crate) async fn run(server: &Server) -> Result<(), Status> {
             "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": 6443}],
         },
     });
-    ensure(&local, "services", "default", service).await
+    ensure(&local, "services", "default", service).await?;
+    upkeep::bootstrap(server).await
 }
 
 async fn ensure(local: &Local, resource: &str, namespace: &str, object: Value) -> Result<(), Status> {

@@ -6,7 +6,7 @@ mod events;
 mod garbage;
 mod namespaces;
 
-use crate::Server;
+use crate::{Server, auth::upkeep};
 
 /// Starts them all.
 pub(crate) fn start(server: &Server) {
@@ -15,4 +15,5 @@ pub(crate) fn start(server: &Server) {
     server.spawn(namespaces::run(server.clone()));
     server.spawn(namespaces::furnish(server.clone()));
     server.spawn(events::run(server.clone()));
+    upkeep::start(server);
 }

@@ -39,7 +39,7 @@ async fn start(limits: Limits) -> Running {
     let address = listener.local_addr().unwrap();
     let stop = CancellationToken::new();
     let whoami = auth.clone();
-    let tls = auth.tls_config().unwrap();
+    let tls = auth.tls_config();
     let handler = move |peer: Peer, mut request: Request<Incoming>| {
         let user = whoami.authenticate(peer.certificate.as_deref(), request.headers_mut());
         async move {

@@ -1,6 +1,7 @@
 //! A server in memory and a client that speaks to it without sockets.
 
-#![allow(dead_code, unreachable_pub, missing_docs)]
+// A test's means to fail is to panic.
+#![allow(dead_code, unreachable_pub, missing_docs, clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
 use bytes::Bytes;
 use hansa_embedded::{Body, Options, Server, Storage, User};
