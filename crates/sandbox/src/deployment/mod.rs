@@ -1,0 +1,4 @@
+//! What a Deployment decides.
+
+pub(crate) mod rollout;
+pub(crate) mod status;
