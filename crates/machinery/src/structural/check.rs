@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use super::{Prune, compile_pattern, prune, validate};
+use super::{Prune, compile_pattern, expressions::problem, prune, validate};
 use crate::{
     field::Path,
     schema::{MAX_DEPTH, Schema},
@@ -405,6 +405,13 @@ impl Check {
                 self.invalid(at.field("message"), message, "must not contain line breaks");
             } else if has_line_break(expression) && message.is_empty() {
                 self.required(at.field("message"), "message must be specified if rule contains line breaks");
+            }
+            for field in ["rule", "messageExpression"] {
+                if let Some(problem) =
+                    Some(text(rule, field).trim()).filter(|e| !e.is_empty()).and_then(problem)
+                {
+                    self.invalid(at.field(field), rule.clone(), &problem);
+                }
             }
             let expression = text(rule, "messageExpression");
             if !expression.is_empty() && expression.trim().is_empty() {

@@ -4,6 +4,7 @@
 mod check;
 mod decode;
 mod default;
+mod expressions;
 mod formats;
 mod lists;
 mod pattern;
@@ -13,6 +14,7 @@ mod validate;
 pub use check::check_schema;
 pub use decode::{decode_errors, normalize};
 pub use default::default;
+pub use expressions::{Expressions, validate_resource};
 pub use prune::{Prune, prune, unknown_fields};
 pub use validate::{validate, validate_update};
 
