@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::structural::Checks;
+use crate::structural::{Checks, Expressions, LazyRules};
 
 /// How deep schemas and objects may nest: what a JSON reader lets through. Everything that walks them stops here.
 pub const MAX_DEPTH: usize = 128;
@@ -45,7 +45,7 @@ impl Definitions {
 
     /// The schema called `name`, such as `io.k8s.api.apps.v1.Deployment`.
     pub fn get(self: &Arc<Self>, name: &str) -> Option<Schema> {
-        Some(Schema { node: self.references.get(name)?.clone(), definitions: self.clone() })
+        Some(Schema { node: self.references.get(name)?.clone(), definitions: self.clone(), rules: None })
     }
 }
 
@@ -159,17 +159,25 @@ impl Node {
 pub struct Schema {
     node: Arc<Node>,
     definitions: Arc<Definitions>,
+    /// The CEL rules of a whole CRD schema, if it has any.
+    rules: Option<Arc<LazyRules>>,
 }
 
 impl Schema {
     /// A self-contained schema, as in a CRD version's `schema.openAPIV3Schema`.
     pub fn structural(schema: &Value) -> Self {
-        Self { node: Arc::new(Node::new(schema)), definitions: Arc::default() }
+        let rules = LazyRules::of(schema).map(Arc::new);
+        Self { node: Arc::new(Node::new(schema)), definitions: Arc::default(), rules }
     }
 
     /// A schema without definitions around a node.
     pub(crate) fn of(node: Arc<Node>) -> Self {
-        Self { node, definitions: Arc::default() }
+        Self { node, definitions: Arc::default(), rules: None }
+    }
+
+    /// The CEL rules of a whole CRD schema, compiled at first use.
+    pub(crate) fn rules(&self) -> Option<&Expressions> {
+        self.rules.as_ref().map(|rules| rules.compiled())
     }
 
     /// Whether this is one of Kubernetes' own types, which a real server decodes into Go structs.
@@ -208,7 +216,7 @@ impl Schema {
     }
 
     fn child(&self, node: &Arc<Node>) -> Self {
-        Self { node: node.clone(), definitions: self.definitions.clone() }
+        Self { node: node.clone(), definitions: self.definitions.clone(), rules: None }
     }
 
     /// The schema of the property `name`, if it is declared.

@@ -4,7 +4,7 @@
 //! interpreter here cannot count, so each evaluation is weighed beforehand: by how deep its loops nest and how long the
 //! longest list is that they can run over.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::OnceLock};
 
 use kube_cel::{CompiledSchema, ErrorKind, ValidationError, compile_schema, validate_compiled};
 use serde_json::Value;
@@ -28,7 +28,7 @@ const BUDGET: u64 = 1_000_000;
 
 /// The compiled rules of a schema; empty for a schema without any.
 #[derive(Debug, Default)]
-pub struct Expressions {
+pub(crate) struct Expressions {
     root: Option<Node>,
     /// Why the rules could not be compiled at all; then no object passes.
     failure: Option<String>,
@@ -58,23 +58,15 @@ struct Compiled {
 impl Expressions {
     /// Compiles the rules of an `openAPIV3Schema`. A rule that does not compile refuses every object, as it does in
     /// Kubernetes; [`check_schema`](super::check_schema) keeps such rules out.
-    pub fn compile(schema: &Value) -> Self {
-        if !has_rules(schema, 0) {
-            return Self::default();
-        }
+    fn compile(schema: &Value) -> Self {
         match with_deep_stack(|| Node::new(schema, 0)) {
             Ok(root) => Self { root, failure: None },
             Err(failure) => Self { root: None, failure: Some(failure) },
         }
     }
 
-    /// Whether there are no rules.
-    pub fn is_empty(&self) -> bool {
-        self.root.is_none() && self.failure.is_none()
-    }
-
     /// What the rules say about an object; with `old`, transition rules too.
-    pub fn validate(&self, new: &Value, old: Option<&Value>) -> Vec<Cause> {
+    pub(super) fn validate(&self, new: &Value, old: Option<&Value>) -> Vec<Cause> {
         let mut run = Run { causes: Vec::new(), budget: BUDGET };
         if let Some(failure) = &self.failure {
             run.causes.push(Cause::invalid(
@@ -90,14 +82,26 @@ impl Expressions {
     }
 }
 
-/// Everything that is wrong with a custom object: its schema, then its rules. Rules are not asked about an object whose
-/// shape is wrong.
-pub fn validate_resource(
-    schema: &Schema,
-    expressions: &Expressions,
-    new: &Value,
-    old: Option<&Value>,
-) -> Vec<Cause> {
+/// Rules that are compiled when they are first asked: parsing takes milliseconds.
+#[derive(Debug)]
+pub(crate) struct LazyRules {
+    schema: Value,
+    compiled: OnceLock<Expressions>,
+}
+
+impl LazyRules {
+    /// The rules of a schema, if it has any.
+    pub(crate) fn of(schema: &Value) -> Option<Self> {
+        has_rules(schema, 0).then(|| Self { schema: schema.clone(), compiled: OnceLock::new() })
+    }
+
+    pub(crate) fn compiled(&self) -> &Expressions {
+        self.compiled.get_or_init(|| Expressions::compile(&self.schema))
+    }
+}
+
+/// Adds what the rules say, or that they were not asked: they are not about an object whose shape is wrong.
+pub(super) fn check(rules: &Expressions, new: &Value, old: Option<&Value>, causes: &mut Vec<Cause>) {
     const BLOCKING: [&str; 5] = [
         "FieldValueNotSupported",
         "FieldValueRequired",
@@ -106,15 +110,10 @@ pub fn validate_resource(
         "FieldValueTypeInvalid",
     ];
     const UNCHECKED: &str = "some validation rules were not checked because the object was invalid; correct the existing errors to complete validation";
-    let mut causes = super::validate_update(schema, new, old);
-    if expressions.is_empty() {
-        return causes;
-    }
     match causes.iter().any(|cause| BLOCKING.contains(&cause.reason)) {
         true => causes.push(Cause::invalid(Path::ROOT, Value::Null, UNCHECKED)),
-        false => causes.extend(expressions.validate(new, old)),
+        false => causes.extend(rules.validate(new, old)),
     }
-    causes
 }
 
 /// Runs the parser, whose recursion is deep, on a stack of its own.

@@ -14,9 +14,9 @@ mod validate;
 pub use check::check_schema;
 pub use decode::{decode_errors, normalize};
 pub use default::default;
-pub use expressions::{Expressions, validate_resource};
 pub use prune::{Prune, prune, unknown_fields};
 pub use validate::{validate, validate_update};
 
+pub(crate) use expressions::{Expressions, LazyRules};
 pub(crate) use pattern::compile_pattern;
 pub(crate) use validate::Checks;

@@ -6,14 +6,14 @@ use std::{fmt::Write as _, sync::Arc};
 use regex::Regex;
 use serde_json::{Map, Number, Value};
 
-use super::{compile_pattern, formats, lists};
+use super::{compile_pattern, expressions, formats, lists};
 use crate::{
     field::{Path, quote, show_float},
     schema::{MAX_DEPTH, Node, Schema},
     status::Cause,
 };
 
-/// Everything that is wrong with a value.
+/// Everything that is wrong with a value: its shape, and what the CEL rules of a CRD's schema say.
 pub fn validate(schema: &Schema, value: &Value) -> Vec<Cause> {
     validate_update(schema, value, None)
 }
@@ -26,6 +26,9 @@ pub fn validate_update(schema: &Schema, value: &Value, old: Option<&Value>) -> V
     if !schema.is_built_in() {
         embedded(schema, value, Path::ROOT, 0, &mut causes);
         lists::check(schema, value, Path::ROOT, 0, &mut causes);
+        if let Some(rules) = schema.rules() {
+            expressions::check(rules, value, old, &mut causes);
+        }
     }
     causes
 }
