@@ -57,3 +57,16 @@ fn built_in_objects_are_stored_as_kubernetes_stores_them() {
     }
     assert!(found.is_empty(), "{}", found.join("\n"));
 }
+
+/// Each line of `golden/decode.jsonl` is an object of a built-in kind and why the same server could not read it.
+#[test]
+fn values_of_wrong_types_are_refused_in_the_words_of_go() {
+    for line in include_str!("golden/decode.jsonl").lines() {
+        let case: Value = serde_json::from_str(line).unwrap();
+        let object = &case["object"];
+        let kind = object["kind"].as_str().unwrap();
+        let schema = KUBERNETES.schema(if kind == "Deployment" { "apps" } else { "" }, kind).unwrap();
+        let errors = structural::decode_errors(&schema, object);
+        assert_eq!(errors.first().map(String::as_str), case["message"].as_str(), "{object}");
+    }
+}

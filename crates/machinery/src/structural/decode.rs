@@ -17,6 +17,8 @@ pub fn decode_errors(schema: &Schema, value: &Value) -> Vec<String> {
     walk.errors
 }
 
+const QUANTITY: &str = "api.resource.Quantity";
+
 struct Walk {
     errors: Vec<String>,
     path: Vec<String>,
@@ -29,7 +31,8 @@ impl Walk {
             return;
         }
         // Null leaves a Go value as it is.
-        if value.is_null() || schema.is_opaque() || is_free_form(schema) {
+        let has_form = schema.target().int_or_string || schema.type_name() == Some(QUANTITY);
+        if value.is_null() || (schema.is_opaque() && !has_form) || is_free_form(schema) {
             return;
         }
         if let Some(expected) = mismatch(schema, value) {
@@ -92,12 +95,13 @@ impl Walk {
 /// Text that has to be read further: quantities, times and bytes.
 fn unreadable(schema: &Schema, value: &Value) -> Option<String> {
     match schema.type_name() {
-        Some("api.resource.Quantity") => Quantity::from_value(value).err().map(|error| error.to_string()),
+        Some(QUANTITY) => Quantity::from_value(value).err().map(|error| error.to_string()),
         Some("meta.v1.Time" | "meta.v1.MicroTime") => {
             let text = value.as_str()?;
             text.parse::<jiff::Timestamp>().err()?;
             let shown = crate::field::quote(text);
-            let layout = "\"2006-01-02T15:04:05Z07:00\"";
+            let fraction = if schema.type_name() == Some("meta.v1.MicroTime") { ".000000" } else { "" };
+            let layout = format!("\"2006-01-02T15:04:05{fraction}Z07:00\"");
             Some(format!("parsing time {shown} as {layout}: cannot parse {shown} as \"2006\""))
         }
         _ if schema.target().format == "byte" => {
@@ -134,6 +138,9 @@ fn is_free_form(schema: &Schema) -> bool {
 /// The Go type expected, if the value does not fit it.
 fn mismatch(schema: &Schema, value: &Value) -> Option<String> {
     let target = schema.target();
+    if schema.type_name() == Some(QUANTITY) {
+        return None;
+    }
     if target.int_or_string {
         // `IntOrString` reads a string, and an int32 of everything else.
         let fits = value.is_string() || value.as_i64().is_some_and(|i| i32::try_from(i).is_ok());
@@ -146,11 +153,7 @@ fn mismatch(schema: &Schema, value: &Value) -> Option<String> {
             "int32" => number.as_i64().is_some_and(|i| i32::try_from(i).is_ok()),
             _ => number.as_i64().is_some(),
         },
-        // `Quantity` is published without a type: it reads strings and numbers.
-        ("", Value::String(_) | Value::Number(_)) => true,
-        ("", _) => !target.rest.contains_key("oneOf"),
-        ("string", Value::Number(_)) => schema.reference().is_some_and(|name| name.ends_with(".Quantity")),
-        // Bytes are a string in JSON.
+        ("", _) => true,
         _ => false,
     };
     (!fits).then(|| expected(schema))
@@ -266,7 +269,7 @@ fn is_omitted_zero(owner: &Schema, key: &str) -> bool {
 /// Quantities and times have one way to be written.
 fn canonical(schema: &Schema, value: &mut Value) {
     match schema.type_name() {
-        Some("api.resource.Quantity") => {
+        Some(QUANTITY) => {
             if let Ok(quantity) = Quantity::from_value(value) {
                 *value = quantity.to_string().into();
             }
