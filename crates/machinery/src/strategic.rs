@@ -1,7 +1,7 @@
 //! Strategic merge patch: a patch that knows, from the schema, which lists are merged and by which key. The behaviour is
 //! that of `k8s.io/apimachinery/pkg/util/strategicpatch`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde_json::{Map, Value};
 
@@ -163,7 +163,8 @@ fn delete_from_list(original: &mut Object, key: &str, doomed: &Value) -> Merged<
         }
         (Some(Value::Array(list)), Value::Array(doomed)) => {
             element_kind([list.as_slice(), doomed.as_slice()])?;
-            list.retain(|item| !doomed.contains(item));
+            let doomed: HashSet<String> = doomed.iter().map(Value::to_string).collect();
+            list.retain(|item| !doomed.contains(&item.to_string()));
         }
         _ => {}
     }
@@ -266,12 +267,9 @@ fn merge_list(original: List, patch: List, rule: &Rule, depth: usize) -> Merged<
     }
     match element_kind([original.as_slice(), patch.as_slice()])? {
         Elements::Scalars => {
-            let mut merged = List::with_capacity(original.len() + patch.len());
-            for item in original.iter().chain(&patch) {
-                if !merged.contains(item) {
-                    merged.push(item.clone());
-                }
-            }
+            let mut seen = HashSet::new();
+            let both = original.iter().chain(&patch);
+            let merged = both.filter(|item| seen.insert(item.to_string())).cloned().collect();
             arrange(merged, &patch, &original, None)
         }
         Elements::Maps => {
@@ -279,15 +277,23 @@ fn merge_list(original: List, patch: List, rule: &Rule, depth: usize) -> Merged<
             let (original, patch) = carry_out_directives(original, patch, key)?;
             let items = rule.schema.as_ref().and_then(Schema::items);
             let mut merged = original.clone();
+            let mut places: HashMap<String, usize> = HashMap::with_capacity(merged.len());
+            for (index, item) in merged.iter().enumerate() {
+                if let Some(id) = item.get(key) {
+                    places.entry(id.to_string()).or_insert(index);
+                }
+            }
             for item in &patch {
-                let id = identity(item, Some(key))?;
-                let place = position(&merged, key, id)?;
-                match place.map(|at| (at, merged[at].take())) {
+                let id = identity(item, Some(key))?.to_string();
+                match places.get(&id).map(|at| (*at, merged[*at].take())) {
                     Some((at, Value::Object(old))) => {
                         let new = as_map(item)?.clone();
                         merged[at] = Value::Object(merge_map(old, new, items.as_ref(), depth + 1)?);
                     }
-                    _ => merged.push(item.clone()),
+                    _ => {
+                        places.insert(id, merged.len());
+                        merged.push(item.clone());
+                    }
                 }
             }
             arrange(merged, &patch, &original, Some(key))
@@ -295,20 +301,11 @@ fn merge_list(original: List, patch: List, rule: &Rule, depth: usize) -> Merged<
     }
 }
 
-fn position(list: &[Value], key: &str, id: &Value) -> Merged<Option<usize>> {
-    for (index, item) in list.iter().enumerate() {
-        let map = item.as_object().ok_or_else(|| format!("value for key {index} is not a map"))?;
-        if map.get(key) == Some(id) {
-            return Ok(Some(index));
-        }
-    }
-    Ok(None)
-}
-
 /// Items of a patch list that carry `$patch`: `delete` removes an item, `replace` the whole list. Returns what remains
 /// of both lists.
 fn carry_out_directives(mut original: List, patch: List, key: &str) -> Merged<(List, List)> {
     let mut plain = List::new();
+    let mut doomed = HashSet::new();
     let mut replace = false;
     for item in patch {
         let map = as_map(&item)?;
@@ -316,9 +313,7 @@ fn carry_out_directives(mut original: List, patch: List, key: &str) -> Merged<(L
             None => plain.push(item),
             Some((_, Some("delete"))) => {
                 let id = identity(&item, Some(key))?;
-                while let Some(at) = position(&original, key, id)? {
-                    original.remove(at);
-                }
+                doomed.insert(id.to_string());
             }
             Some((_, Some("replace"))) => replace = true,
             Some((_, Some("merge"))) => {
@@ -326,6 +321,9 @@ fn carry_out_directives(mut original: List, patch: List, key: &str) -> Merged<(L
             }
             Some((other, _)) => return Err(format!("unknown patch type: {other} in map: {item}")),
         }
+    }
+    if !doomed.is_empty() {
+        original.retain(|item| item.get(key).is_none_or(|id| !doomed.contains(&id.to_string())));
     }
     Ok(if replace { (plain, List::new()) } else { (original, plain) })
 }
