@@ -11,6 +11,7 @@ mod log;
 mod object;
 mod plan;
 mod project;
+mod queue;
 mod shared;
 mod state;
 mod watch;
@@ -29,9 +30,10 @@ pub use state::Limits;
 pub use watch::{Event, EventKind, Watch};
 
 use file::{Contents, File};
+use queue::{QUEUE, Request};
 use shared::{Shared, wake};
 use state::{Scope, State};
-use writer::{QUEUE, Request, Writer};
+use writer::Writer;
 
 /// A store of objects; clones share it.
 #[derive(Debug, Clone)]
@@ -83,7 +85,10 @@ impl Store {
         let (sender, requests) = mpsc::channel(QUEUE);
         std::thread::Builder::new()
             .name("store".to_owned())
-            .spawn(move || writer.run(requests))
+            .spawn({
+                let shared = shared.clone();
+                move || queue::serve(requests, writer, &shared)
+            })
             .map_err(|source| OpenError::Io { path: path.to_owned(), source })?;
         Ok(Self { shared, writer: Backend::Thread(sender) })
     }

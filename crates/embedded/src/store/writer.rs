@@ -1,30 +1,16 @@
-//! The one thread that orders all writes, makes them durable in groups and then visible.
+//! Putting writes in order, on the disk and then in sight.
 
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::sync::watch::Sender;
-use tokio::sync::{mpsc, oneshot};
 
 use super::file::{Batch, File};
 use super::log::Record;
 use super::plan::{Plan, plan};
 use super::shared::{Shared, wake};
 use super::{Entry, Event, Op, WriteError};
-
-/// What is asked of the writer.
-pub(super) enum Request {
-    Write { op: Op, answer: oneshot::Sender<Result<Arc<Entry>, WriteError>> },
-    Meta { name: String, value: Vec<u8>, answer: oneshot::Sender<Result<(), WriteError>> },
-    Close { answer: oneshot::Sender<()> },
-}
-
-/// How many requests wait at most; beyond that the callers do.
-pub(super) const QUEUE: usize = 1024;
-
-/// How many requests one commit takes at most, which bounds how long the first of them waits.
-const GROUP: usize = 512;
 
 /// Orders writes, and makes them durable and visible.
 #[derive(Debug)]
@@ -62,45 +48,6 @@ pub(super) struct Outcome {
 impl Writer {
     pub(super) fn new(shared: Arc<Shared>, file: Option<File>) -> Self {
         Self { shared, disk: file.map_or(Disk::None, Disk::Open) }
-    }
-
-    /// Serves requests until the last sender is gone or one asks to close.
-    pub(super) fn run(mut self, mut requests: mpsc::Receiver<Request>) {
-        let mut group = Vec::with_capacity(GROUP);
-        let mut closing = Vec::new();
-        while closing.is_empty() && requests.blocking_recv_many(&mut group, GROUP) > 0 {
-            let (mut ops, mut write_answers) =
-                (Vec::with_capacity(group.len()), Vec::with_capacity(group.len()));
-            let (mut meta, mut meta_answers) = (Vec::new(), Vec::new());
-            for request in group.drain(..) {
-                match request {
-                    Request::Write { op, answer } => {
-                        ops.push(op);
-                        write_answers.push(answer);
-                    }
-                    Request::Meta { name, value, answer } => {
-                        meta.push((name, value));
-                        meta_answers.push(answer);
-                    }
-                    Request::Close { answer } => closing.push(answer),
-                }
-            }
-            let outcome = self.commit(ops, meta);
-            // Who asked may have gone away: the write stands all the same.
-            for (answer, result) in write_answers.into_iter().zip(outcome.writes) {
-                let _ = answer.send(result);
-            }
-            for answer in meta_answers {
-                let _ = answer.send(outcome.meta.clone());
-            }
-            wake(&outcome.signals);
-        }
-        // The file is closed and unlocked before anybody is told.
-        drop(self.disk);
-        self.shared.close();
-        for answer in closing {
-            let _ = answer.send(());
-        }
     }
 
     /// Commits a group: durable first, visible then.

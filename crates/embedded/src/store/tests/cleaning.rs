@@ -12,7 +12,7 @@ type Step = (usize, bool, usize);
 fn groups() -> impl Strategy<Value = Vec<Vec<Step>>> {
     let step =
         (0usize..12, proptest::bool::weighted(0.3), prop_oneof![9 => 0usize..600, 1 => 4000usize..9000]);
-    proptest::collection::vec(proptest::collection::vec(step, 1..5), 1..60)
+    proptest::collection::vec(proptest::collection::vec(step, 1..5), 1..40)
 }
 
 fn open(path: &Path) -> (Arc<Shared>, Writer) {
@@ -29,7 +29,7 @@ fn all(shared: &Shared) -> BTreeMap<Key, Arc<Entry>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(ProptestConfig::with_cases(16))]
 
     #[test]
     fn what_lives_survives_cleaning_and_nothing_else_does(groups in groups()) {

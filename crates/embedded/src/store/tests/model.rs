@@ -258,7 +258,7 @@ proptest! {
 
     #[test]
     fn the_store_behaves_as_a_list_of_all_its_states(
-        durable: bool,
+        durable in proptest::bool::weighted(0.3),
         actions in proptest::collection::vec(action(), 1..80),
     ) {
         let (_directory, path) = file();
