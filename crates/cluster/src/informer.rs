@@ -134,6 +134,11 @@ pub enum Change {
         /// The object.
         key: Arc<ObjectKey>,
     },
+    /// The objects of a member cannot be read, for another reason than before.
+    Failed {
+        /// The member.
+        member: Arc<str>,
+    },
     /// The objects of a member have all been read.
     Synced {
         /// The member.
@@ -195,6 +200,25 @@ impl Informers {
         }
     }
 
+    /// One object in every member that is watched; of others nothing is known.
+    pub fn look(&self, namespace: &str, name: &str) -> BTreeMap<Arc<str>, Lookup> {
+        let rows = self.table.read();
+        let held = rows.objects.get(&ObjectKey::new(namespace, name));
+        let mut found: BTreeMap<&str, &Observed> = BTreeMap::new();
+        found.extend(
+            held.into_iter().flat_map(|held| &held.1).map(|(holder, observed)| (&**holder, observed)),
+        );
+        let look = |(member, state): (&Arc<str>, &MemberState)| {
+            let lookup = match found.get(&**member) {
+                _ if !state.synced => Lookup::Unknown(state.error.clone()),
+                Some(observed) => Lookup::Present((*observed).clone()),
+                None => Lookup::Absent,
+            };
+            (member.clone(), lookup)
+        };
+        rows.members.iter().map(look).collect()
+    }
+
     /// One object in all members that have it, read or not.
     pub fn holders(&self, namespace: &str, name: &str) -> Vec<(Arc<str>, Observed)> {
         self.table
@@ -221,6 +245,9 @@ struct Rows {
 
 struct MemberState {
     connection: u64,
+    ready: bool,
+    /// Whether the watch failed since it was begun; it may then be waiting to try again.
+    failed: bool,
     synced: bool,
     error: Option<Arc<str>>,
     stop: CancellationToken,
@@ -306,8 +333,15 @@ impl Table {
             for (name, member) in &snapshot.members {
                 let Some(client) = member.client.clone() else { continue };
                 let name: Arc<str> = name.as_str().into();
-                if rows.members.get(&name).is_some_and(|state| state.connection == member.connection) {
-                    continue;
+                if let Some(state) =
+                    rows.members.get_mut(&name).filter(|state| state.connection == member.connection)
+                {
+                    // A member that is back is read at once, not when its watch has waited long enough.
+                    let is_back = member.ready && !state.ready && state.failed;
+                    state.ready = member.ready;
+                    if !is_back {
+                        continue;
+                    }
                 }
                 // What the former connection showed is kept until the new one has shown all, but no longer taken for certain.
                 if let Some(state) = rows.members.remove(&name) {
@@ -316,6 +350,8 @@ impl Table {
                 let stop = self.stop.child_token();
                 let state = MemberState {
                     connection: member.connection,
+                    ready: member.ready,
+                    failed: false,
                     synced: false,
                     error: None,
                     stop: stop.clone(),
@@ -452,10 +488,11 @@ async fn watch(
                 tracing::debug!(%member, %error, "the watch of a member was interrupted; trying again");
                 let said: Arc<str> = describe(&error).into();
                 table.edit(&member, connection, |rows| {
-                    if let Some(state) = rows.members.get_mut(&member) {
-                        state.error = Some(said);
-                    }
-                    Vec::new()
+                    let Some(state) = rows.members.get_mut(&member) else { return Vec::new() };
+                    let is_news = !state.synced && state.error.as_ref() != Some(&said);
+                    state.error = Some(said);
+                    state.failed = true;
+                    is_news.then(|| Change::Failed { member: member.clone() }).into_iter().collect()
                 });
             }
         }

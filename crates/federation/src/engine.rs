@@ -109,7 +109,8 @@ impl Engine {
         };
         let engine = self.clone();
         let changed = move |key: Key| engine.queue.add(engine.types.federated_of(&key));
-        let members = self.members.run(changed, || self.look_at_all(), self.shutdown.clone());
+        let members =
+            self.members.run(changed, || self.look_at_all(), || self.queue.is_busy(), self.shutdown.clone());
         if self.types.enabled {
             tokio::join!(federated, host_namespaces, members, self.namespace_changes(), self.work());
         } else {
@@ -219,12 +220,13 @@ impl Engine {
         let target = self.types.target_of(key);
         let snapshot = self.shared.registry.members();
         let now = Instant::now();
+        let mut found = self.members.observe(&target);
         let mut observed = BTreeMap::new();
         let members = {
             let mut states = lock(&self.states);
             let mut state = states.get_mut(key);
             let members = snapshot.members.iter().map(|(name, member)| {
-                let raw = self.members.observe(name, &target);
+                let raw = found.remove(name.as_str()).unwrap_or(Observation::Unsynced(None));
                 let copy = match state.as_mut().and_then(|state| state.members.get_mut(name)) {
                     Some(state) => state.believe(raw.clone(), now),
                     None => raw.clone(),

@@ -1,5 +1,6 @@
 //! What the members have of one type, in the words of the plan.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,8 @@ use crate::key::Key;
 use crate::plan::{Copy, Observation};
 use crate::types::TypeConfig;
 
-/// Two looks at everything are at least so far apart: many members become known at once when the control plane starts.
+/// Two looks at everything are at least so far apart, and the second begins when the first has ended: many members become known at
+/// once when the control plane starts.
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// The copies of one type in all members.
@@ -26,9 +28,9 @@ impl Members {
         Self { registry, informers }
     }
 
-    /// What is known of a copy.
-    pub(crate) fn observe(&self, member: &str, key: &Key) -> Observation {
-        match self.informers.get(member, &key.namespace, &key.name) {
+    /// What is known of a copy in every member that is watched.
+    pub(crate) fn observe(&self, key: &Key) -> BTreeMap<Arc<str>, Observation> {
+        let observe = |lookup| match lookup {
             Lookup::Unknown(why) => Observation::Unsynced(why.map(|why| why.to_string())),
             Lookup::Absent => Observation::Absent,
             Lookup::Present(observed) => Observation::Present(Copy {
@@ -38,7 +40,9 @@ impl Members {
                 deleting: observed.deleting,
                 marks: observed.marks,
             }),
-        }
+        };
+        let found = self.informers.look(&key.namespace, &key.name);
+        found.into_iter().map(|(member, lookup)| (member, observe(lookup))).collect()
     }
 
     /// The names of all copies.
@@ -52,6 +56,7 @@ impl Members {
         &self,
         changed: impl Fn(Key) + Send + Sync + 'static,
         all: impl Fn(),
+        is_busy: impl Fn() -> bool,
         shutdown: CancellationToken,
     ) {
         let synced = Arc::new(Notify::new());
@@ -62,7 +67,7 @@ impl Members {
                 changed(Key::new(&key.namespace, &key.name))
             }
             Change::Object { .. } => {}
-            Change::Synced { .. } => tell.notify_one(),
+            Change::Synced { .. } | Change::Failed { .. } => tell.notify_one(),
         }));
         let mut changes = self.registry.changes();
         let mut before = Vec::new();
@@ -82,7 +87,13 @@ impl Members {
                 changed = changes.changed() => if changed.is_err() { return },
                 () = synced.notified() => {
                     all();
-                    if shutdown.run_until_cancelled(tokio::time::sleep(PAUSE)).await.is_none() {
+                    let rest = async {
+                        tokio::time::sleep(PAUSE).await;
+                        while is_busy() {
+                            tokio::time::sleep(PAUSE).await;
+                        }
+                    };
+                    if shutdown.run_until_cancelled(rest).await.is_none() {
                         return;
                     }
                 }

@@ -96,6 +96,11 @@ impl<K: Clone + Eq + Hash> Queue<K> {
         }
     }
 
+    /// Whether a key waits for a worker.
+    pub(crate) fn is_busy(&self) -> bool {
+        !self.state().ready.is_empty()
+    }
+
     /// Gives a key back; if it was added meanwhile, it is next in line again.
     pub(crate) fn done(&self, key: &K) {
         let mut state = self.state();

@@ -567,3 +567,68 @@ async fn all_ten_default_types_arrive_and_go() {
     assert!(world.host.get("/api/v1/namespaces/shop").await.is_some());
     world.stop().await;
 }
+
+/// What a ConfigMap of the restless user is to be: its data and its clusters, or deleted.
+type Wish = Option<(u64, Vec<&'static str>)>;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stopped_between_any_two_writes_it_goes_on_where_it_was() {
+    const OBJECTS: usize = 6;
+    let mut world = World::start(2).await;
+    world.namespace("shop").await;
+    let mut wishes: Vec<Wish> = vec![None; OBJECTS];
+    // A fixed sequence of arbitrary numbers, so that a failure can be repeated.
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut next = |below: u64| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state % below
+    };
+    for _ in 0..40 {
+        let index = usize::try_from(next(OBJECTS as u64)).unwrap();
+        let path = format!("{}{index}", fed_conf());
+        let clusters =
+            [vec!["m1", "m2"], vec!["m1"], vec!["m2"], vec![]][usize::try_from(next(4)).unwrap()].clone();
+        let value = next(1_000);
+        let spec = json!({"template": config_map(&value.to_string()), "placement": on(&clusters)});
+        match world.host.get(&path).await {
+            Some(object) if object["metadata"]["deletionTimestamp"].is_string() => {}
+            Some(_) if next(3) == 0 => {
+                world.host.delete(&path).await;
+                wishes[index] = None;
+            }
+            Some(_) => {
+                world.host.patch(&path, json!({ "spec": spec })).await;
+                wishes[index] = Some((value, clusters));
+            }
+            None => {
+                world.host.create(&federated("ConfigMap", "shop", &format!("conf{index}"), spec)).await;
+                wishes[index] = Some((value, clusters));
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(next(40))).await;
+        if next(2) == 0 {
+            world.stop().await;
+            world.run();
+        }
+    }
+    for (index, wish) in wishes.iter().enumerate() {
+        let path = format!("{}{index}", fed_conf());
+        match wish {
+            None => world.host.until_gone(&path).await,
+            Some(_) => drop(world.propagated(&path).await),
+        }
+        for (name, member) in &world.members {
+            let copy = format!("{CONF}{index}");
+            match wish.as_ref().filter(|(_, clusters)| clusters.contains(&name.as_str())) {
+                Some((value, _)) => {
+                    drop(member.until(&copy, |copy| copy["data"]["key"] == value.to_string().as_str()).await);
+                }
+                None => member.until_gone(&copy).await,
+            }
+        }
+    }
+    quiet(&world).await;
+    world.stop().await;
+}
