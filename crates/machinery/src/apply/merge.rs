@@ -238,33 +238,31 @@ fn merge_items(of: &Type, live: &Indexed<'_>, applied: &Indexed<'_>, depth: usiz
     out
 }
 
-/// `value` without the members of `set` and without what became empty thereby.
-pub(super) fn remove(of: &Type, value: &Value, set: &Set) -> Option<Value> {
+/// `value` without the members of `set`. What becomes empty thereby stays, lists as `empty`: somebody may own that it
+/// is there.
+pub(super) fn remove(of: &Type, value: &Value, set: &Set, empty: &Value) -> Value {
     if set.is_empty() {
-        return Some(value.clone());
+        return value.clone();
     }
     let keep = |element: &Element, of: &Type, value: &Value| match set.get(element) {
         None => Some(value.clone()),
         Some(node) if node.member => None,
-        Some(node) => remove(of, value, &node.children),
+        Some(node) => Some(remove(of, value, &node.children, empty)),
     };
-    match of.shape(value) {
-        Shape::Leaf => Some(value.clone()),
-        Shape::Map => {
-            let kept: Map<_, _> = members(value)
-                .iter()
-                .filter_map(|(name, value)| {
-                    Some((name.clone(), keep(&Element::field(name), &of.member(name).of, value)?))
-                })
-                .collect();
-            (!kept.is_empty() || members(value).is_empty()).then_some(Value::Object(kept))
+    match (of.shape(value), value) {
+        (Shape::Map, Value::Object(members)) => {
+            let kept = members.iter().filter_map(|(name, value)| {
+                Some((name.clone(), keep(&Element::field(name), &of.member(name).of, value)?))
+            });
+            Value::Object(kept.collect())
         }
-        Shape::List => {
-            let Some(index) = of.index(items(value)) else { return Some(value.clone()) };
-            let (item, had) = (of.item(), !index.is_empty());
+        (Shape::List, Value::Array(items)) => {
+            let Some(index) = of.index(items) else { return value.clone() };
+            let item = of.item();
             let kept: Vec<_> =
                 index.iter().filter_map(|(element, value)| keep(element, &item, value)).collect();
-            (!kept.is_empty() || !had).then_some(Value::Array(kept))
+            if kept.is_empty() { empty.clone() } else { kept.into() }
         }
+        _ => value.clone(),
     }
 }

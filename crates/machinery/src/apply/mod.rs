@@ -231,7 +231,8 @@ fn prune(of: &Type, merged: &Value, managed: &Managed, last: &Set) -> Value {
     if last.is_empty() {
         return merged.clone();
     }
-    let removed = |set: &Set| remove(of, merged, set).unwrap_or_else(|| json!({}));
+    // An empty list is not a field of its own, while the place of one that lost its items is: hence null.
+    let removed = |set: &Set| remove(of, merged, set, &Value::Null);
     let last = with_named_fields(of, last);
     let owned = managed.0.values().fold(Set::default(), |all, entry| all.union(entry.fields.clone()));
     let owned = with_named_fields(of, &owned);
@@ -241,7 +242,7 @@ fn prune(of: &Type, merged: &Value, managed: &Managed, last: &Set) -> Value {
     let without_last = removed(&last);
     let without_unowned = removed(&all.difference(&fields_of(&without_last).union(owned)));
     // What nobody owns, or was never this manager's, stays.
-    removed(&all.difference(&fields_of(&without_unowned)).intersection(&last))
+    remove(of, merged, &all.difference(&fields_of(&without_unowned)).intersection(&last), &json!([]))
 }
 
 /// Takes from all other managers what changed or is gone. Without `force`, a change of theirs is a conflict.
