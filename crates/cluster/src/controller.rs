@@ -79,6 +79,13 @@ async fn control(host: Client, registry: Registry, options: ControllerOptions, s
             }
         }
     };
+    // What is said of a Cluster depends on its member, so nothing is said before the members are known.
+    let mut changes = registry.changes();
+    while !registry.members().synced {
+        if changes.changed().await.is_err() {
+            return;
+        }
+    }
     let api: Api<Cluster> = Api::all(host.clone());
     let shared =
         Arc::new(Shared { host, host_uid, registry, options, clusters: std::sync::RwLock::default() });

@@ -62,7 +62,9 @@ pub enum JoinError {
     #[error("the host: {0}")]
     Host(String),
     /// The Cluster was made, and is not getting ready.
-    #[error("cluster {name:?} was registered but is not ready: {message}")]
+    #[error(
+        "cluster {name:?} was registered but cannot be used: {message} (to take it out again: hansa unjoin {name})"
+    )]
     Failed {
         /// Its name.
         name: String,

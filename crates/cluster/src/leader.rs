@@ -142,8 +142,8 @@ async fn acquire(leases: &Api<Lease>, candidate: &Candidate) {
     let mut sight: Option<Sight> = None;
     loop {
         match attempt(leases, candidate, &mut sight).await {
-            Ok(true) => return,
-            Ok(false) => {}
+            Ok(Attempt::Ours) => return,
+            Ok(Attempt::Theirs | Attempt::Raced) => {}
             Err(error) => {
                 tracing::debug!(error = %explain(&error), "the lease could not be had; trying again")
             }
@@ -161,9 +161,9 @@ async fn hold(leases: &Api<Lease>, candidate: &Candidate) {
         let began = Instant::now();
         match tokio::time::timeout_at(deadline, attempt(leases, candidate, &mut None)).await {
             // The lease counts from before the request: from then on others may have seen it.
-            Ok(Ok(true)) => renewed = began,
-            // Somebody else has it.
-            Ok(Ok(false)) => return,
+            Ok(Ok(Attempt::Ours)) => renewed = began,
+            Ok(Ok(Attempt::Theirs)) => return,
+            Ok(Ok(Attempt::Raced)) => {}
             Ok(Err(error)) => {
                 tracing::warn!(error = %explain(&error), "the lease could not be renewed; trying again")
             }
@@ -175,12 +175,22 @@ async fn hold(leases: &Api<Lease>, candidate: &Candidate) {
     }
 }
 
-/// Tries once; returns whether the lease is ours.
+/// What came of a try.
+enum Attempt {
+    /// The lease is ours.
+    Ours,
+    /// Somebody else has it.
+    Theirs,
+    /// Somebody wrote it at the same time; the next try tells who has it.
+    Raced,
+}
+
+/// Tries once.
 async fn attempt(
     leases: &Api<Lease>,
     candidate: &Candidate,
     sight: &mut Option<Sight>,
-) -> Result<bool, kube::Error> {
+) -> Result<Attempt, kube::Error> {
     let lease = leases.get_opt(&candidate.name).await?;
     let spec = lease.as_ref().map(|lease| lease.spec.clone().unwrap_or_default());
     let step = decide(spec.as_ref(), sight.as_ref(), &candidate.identity, Instant::now());
@@ -199,12 +209,12 @@ async fn attempt(
             if let Some(spec) = spec.filter(|spec| sight.as_ref().is_none_or(|sight| sight.spec != *spec)) {
                 *sight = Some(Sight { spec, since: Instant::now() });
             }
-            return Ok(false);
+            return Ok(Attempt::Theirs);
         }
     };
     match written {
-        Ok(_) => Ok(true),
-        Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
+        Ok(_) => Ok(Attempt::Ours),
+        Err(kube::Error::Api(status)) if status.code == 409 => Ok(Attempt::Raced),
         Err(error) => Err(error),
     }
 }
