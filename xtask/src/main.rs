@@ -2,6 +2,7 @@
 
 mod k8s;
 mod openapi;
+mod protobuf;
 
 use std::{
     env,

@@ -1,27 +1,37 @@
 //! Regenerates what is taken from Kubernetes' source as data: `crates/machinery/data/kubernetes.json.gz`, every stable
-//! group's resources (discovery) and schemas (OpenAPI v3), and `crates/embedded/data/rbac.json.gz`, the roles and
-//! bindings every cluster starts with.
+//! group's resources (discovery) and schemas (OpenAPI v3), `protobuf.json.gz` beside it, and
+//! `crates/embedded/data/rbac.json.gz`, the roles and bindings every cluster starts with.
 
-use std::{collections::BTreeMap, fs, path::Path, process::Command};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context, Result, bail};
 use flate2::{Compression, GzBuilder};
 use serde_json::{Map, Value, json};
 
-use crate::k8s::KUBERNETES_VERSION;
+use crate::{k8s::KUBERNETES_VERSION, protobuf};
 
 /// Groups whose resources would need conversion between versions, an aggregator, or a scheduler of their own.
 const LEFT_OUT: &[&str] =
     &["apiregistration.k8s.io", "events.k8s.io", "internal.apiserver.k8s.io", "resource.k8s.io"];
 
 pub(crate) fn run(root: &Path) -> Result<()> {
-    let module = module_dir()?;
+    let module = module_dir("kubernetes", &format!("v{KUBERNETES_VERSION}"))?;
     let document = json!({
         "version": KUBERNETES_VERSION,
         "schemas": schemas(&module.join("api/openapi-spec/v3"))?,
         "groups": groups(&module.join("api/discovery"))?,
     });
     write(&root.join("crates/machinery/data/kubernetes.json.gz"), &document)?;
+    // The libraries of Kubernetes 1.x.y are versioned 0.x.y.
+    let library = format!("v0{}", KUBERNETES_VERSION.trim_start_matches('1'));
+    let libraries = ["api", "apimachinery", "apiextensions-apiserver"];
+    let libraries = libraries.iter().map(|name| module_dir(name, &library)).collect::<Result<Vec<_>>>()?;
+    write(&root.join("crates/machinery/data/protobuf.json.gz"), &protobuf::messages(&libraries)?)?;
     let policy = module.join("plugin/pkg/auth/authorizer/rbac/bootstrappolicy/testdata");
     write(&root.join("crates/embedded/data/rbac.json.gz"), &Value::Array(policy_objects(&policy)?))
 }
@@ -54,16 +64,16 @@ fn policy_objects(dir: &Path) -> Result<Vec<Value>> {
     Ok(objects)
 }
 
-fn module_dir() -> Result<std::path::PathBuf> {
+fn module_dir(name: &str, version: &str) -> Result<PathBuf> {
     let output = Command::new("go")
-        .args(["mod", "download", "-json", &format!("k8s.io/kubernetes@v{KUBERNETES_VERSION}")])
+        .args(["mod", "download", "-json", &format!("k8s.io/{name}@{version}")])
         .output()
         .context("`go` is needed to fetch the Kubernetes module")?;
     if !output.status.success() {
         bail!("go mod download failed: {}", String::from_utf8_lossy(&output.stderr));
     }
     let answer: Value = serde_json::from_slice(&output.stdout)?;
-    Ok(Path::new(answer["Dir"].as_str().context("no Dir in the answer of go mod download")?).to_path_buf())
+    Ok(PathBuf::from(answer["Dir"].as_str().context("no Dir in the answer of go mod download")?))
 }
 
 fn schemas(dir: &Path) -> Result<BTreeMap<String, Value>> {

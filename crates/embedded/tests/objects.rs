@@ -143,7 +143,8 @@ async fn bad_input_is_refused_with_the_reason() {
         ("application/json", r#"{"kind":"ConfigMap","apiVersion":"v2"}"#, 400, "BadRequest"),
         ("application/json", r#"{"metadata":{"name":"a"},"data":{"k":1}}"#, 400, "BadRequest"),
         ("application/json", r#"{"metadata":{"name":"a","namespace":"other"}}"#, 400, "BadRequest"),
-        ("application/vnd.kubernetes.protobuf", "k8s", 415, "UnsupportedMediaType"),
+        ("application/vnd.kubernetes.protobuf", "k8s", 400, "BadRequest"),
+        ("application/cbor", "k8s", 415, "UnsupportedMediaType"),
     ] {
         let answer = client.send("POST", MAPS, &[("content-type", content_type)], body).await;
         assert_eq!(

@@ -1,5 +1,8 @@
 //! The security of a whole server: who may do what, and what nobody may.
 
+// A helper of tests may panic as tests do.
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::time::{Duration, Instant};

@@ -13,6 +13,7 @@ pub mod merge_patch;
 pub mod names;
 pub mod path;
 pub mod printers;
+pub mod protobuf;
 pub mod quantity;
 pub mod rules;
 pub mod schema;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use hansa_machinery::Status;
+use hansa_machinery::{Status, protobuf};
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
@@ -14,6 +14,7 @@ const MAX_DEPTH: usize = 100;
 pub(crate) enum Format {
     Json,
     Yaml,
+    Protobuf,
 }
 
 impl Format {
@@ -23,9 +24,10 @@ impl Format {
         match media_type.to_ascii_lowercase().as_str() {
             "" | "application/json" | "*/*" => Ok(Self::Json),
             "application/yaml" => Ok(Self::Yaml),
+            "application/vnd.kubernetes.protobuf" => Ok(Self::Protobuf),
             _ => Err(Status::unsupported_media_type(
                 "the body of the request was in an unknown format - accepted media types include: application/json, \
-                 application/yaml",
+                 application/yaml, application/vnd.kubernetes.protobuf",
             )),
         }
     }
@@ -49,6 +51,7 @@ pub(crate) fn parse(format: Format, bytes: &[u8]) -> Result<Document, String> {
             reader.end().map_err(|e| e.to_string())?;
             value
         }
+        Format::Protobuf => protobuf::decode(bytes).map_err(|e| e.to_string())?,
         Format::Yaml => {
             let text = std::str::from_utf8(bytes).map_err(|e| e.to_string())?;
             let value: Value = serde_saphyr::from_str(text).map_err(|e| e.to_string())?;
