@@ -169,8 +169,10 @@ async fn bad_input_is_refused_with_the_reason() {
 #[tokio::test]
 async fn what_is_too_large_is_refused() {
     let client = Client::new().await;
-    let large = config_map("a", json!({"k": "x".repeat(1_600_000)}));
-    let refused = client.post(MAPS, &large).await.refused(413, "RequestEntityTooLarge");
+    let mut large = deployment("a", 1);
+    large["spec"]["template"]["spec"]["containers"][0]["env"] =
+        json!([{"name": "A", "value": "x".repeat(1_600_000)}]);
+    let refused = client.post(DEPLOYMENTS, &large).await.refused(413, "RequestEntityTooLarge");
     assert_eq!(refused["message"], "Request entity too large: limit is 1572864");
     let larger = config_map("a", json!({"k": "x".repeat(3_200_000)}));
     let refused = client.post(MAPS, &larger).await.refused(413, "RequestEntityTooLarge");

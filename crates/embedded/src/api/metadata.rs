@@ -1,6 +1,6 @@
 //! `metadata` that the server owns: uid, timestamps, generation, generated names.
 
-use hansa_machinery::{Status, status::Cause};
+use hansa_machinery::Status;
 use jiff::{Timestamp, Unit};
 use rand::Rng;
 use serde_json::{Map, Value, json};
@@ -125,41 +125,6 @@ pub(crate) fn finalizers(object: &Value) -> Vec<&str> {
 /// Whether deletion of the object was asked for.
 pub(crate) fn is_deleting(object: &Value) -> bool {
     object["metadata"]["deletionTimestamp"].is_string()
-}
-
-/// Refuses changes of what identifies an object.
-pub(crate) fn immutable(object: &Value, live: &Value) -> Vec<Cause> {
-    let fields = ["name", "namespace", "uid"];
-    let changed = fields.into_iter().filter(|field| {
-        let text = |object: &Value| object["metadata"][*field].as_str().unwrap_or_default().to_owned();
-        text(object) != text(live)
-    });
-    changed
-        .map(|field| Cause {
-            reason: "FieldValueInvalid",
-            field: format!("metadata.{field}"),
-            message: format!("Invalid value: {}: field is immutable", object["metadata"][field]),
-        })
-        .collect()
-}
-
-/// A deletion in progress takes no new finalizers (`ValidateObjectMetaAccessorUpdate`).
-pub(crate) fn new_finalizers(object: &Value, live: &Value) -> Vec<Cause> {
-    if !is_deleting(live) {
-        return Vec::new();
-    }
-    let old = finalizers(live);
-    let added: Vec<&str> = finalizers(object).into_iter().filter(|f| !old.contains(f)).collect();
-    if added.is_empty() {
-        return Vec::new();
-    }
-    vec![Cause {
-        reason: "FieldValueForbidden",
-        field: "metadata.finalizers".into(),
-        message: format!(
-            "Forbidden: no new finalizers can be added if the object is being deleted, found new finalizers {added:?}"
-        ),
-    }]
 }
 
 /// Makes `metadata` of an object agree with the URL it was sent to.

@@ -37,20 +37,8 @@ impl Renderer {
     pub(crate) fn object(&mut self, payload: Payload) -> Result<Bytes, Status> {
         match (&self.shape, &mut self.table) {
             (Shape::Metadata(version), _) => Ok(partial(&payload.into_value()?, version).to_string().into()),
-            (Shape::Table(_), Some(table)) => {
-                let value = payload.into_value()?;
-                let revision = value["metadata"]["resourceVersion"].clone();
-                Ok(table.whole(&[value], json!({"resourceVersion": revision})).to_string().into())
-            }
+            (Shape::Table(_), Some(table)) => Ok(table.object(&payload.into_value()?).to_string().into()),
             _ => Ok(payload.into_bytes()),
-        }
-    }
-
-    /// One object of a watch: a table tells its columns once only.
-    pub(crate) fn frame(&mut self, payload: Payload) -> Result<Bytes, Status> {
-        match &mut self.table {
-            Some(table) => Ok(table.next(&payload.into_value()?).to_string().into()),
-            None => self.object(payload),
         }
     }
 
@@ -63,9 +51,9 @@ impl Renderer {
         if let Some(remaining) = list.remaining {
             metadata["remainingItemCount"] = remaining.into();
         }
-        if let Some(table) = &mut self.table {
+        if let Some(table) = &self.table {
             let items = list.items.into_iter().map(Payload::into_value).collect::<Result<Vec<_>, _>>()?;
-            return Ok(table.whole(&items, metadata).to_string().into());
+            return Ok(table.list(&items, metadata).to_string().into());
         }
         let (kind, api_version) = match &self.shape {
             Shape::Metadata(version) => {

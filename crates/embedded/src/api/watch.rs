@@ -239,7 +239,7 @@ impl Watching {
                 ("DELETED", last)
             }
         };
-        match payload.and_then(|payload| renderer.frame(payload)) {
+        match payload.and_then(|payload| renderer.object(payload)) {
             Ok(object) => frame_of(kind, &object),
             Err(status) => error_frame(&status),
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use hansa_machinery::{
     Status,
     apply::{self, Manager},
-    defaults,
+    defaults, rules,
     status::Cause,
     structural,
 };
@@ -174,11 +174,7 @@ impl Call {
     /// Checks an object against its schema and the rules of its kind.
     pub(crate) fn validate(&self, object: &Value, live: Option<&Value>) -> Result<(), Status> {
         let resource = &self.resource;
-        let mut causes = Vec::new();
-        if let Some(live) = live {
-            causes.extend(metadata::immutable(object, live));
-            causes.extend(metadata::new_finalizers(object, live));
-        }
+        let mut causes = rules::validate(&resource.group, &resource.kind, object, live);
         if let (Some(_), Some(schema)) = (&resource.custom, &resource.schema) {
             causes.extend(structural::validate_update(schema, object, live));
         }

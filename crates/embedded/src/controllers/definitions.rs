@@ -67,6 +67,8 @@ async fn follow(local: &Local) -> Result<(), Status> {
         }
         reload(local.server());
         if changed {
+            // Others get their turn, should a definition never come to rest.
+            tokio::time::sleep(Duration::from_millis(2)).await;
             continue;
         }
         let mut changes = local.watch(DEFINITIONS, "", &everything, list.revision)?;
@@ -229,15 +231,10 @@ async fn clean_up(local: &Local, definition: &Value) -> Result<bool, Status> {
             return Ok(true);
         }
     }
-    set_condition(
-        &mut updated,
-        "Terminating",
-        ("False", "InstanceDeletionCompleted", "removed all instances"),
-        &now,
-    );
     let finalizers = metadata::finalizers(&updated).into_iter().filter(|f| *f != CLEANUP_FINALIZER);
     updated["metadata"]["finalizers"] = finalizers.map(Value::from).collect::<Vec<_>>().into();
-    local.update_status(DEFINITIONS, "", updated).await?;
+    // The finalizer is no part of the status: a write of its own takes it away, and the definition with it.
+    local.update(DEFINITIONS, "", updated).await?;
     reload(local.server());
     Ok(true)
 }

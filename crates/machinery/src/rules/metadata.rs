@@ -109,7 +109,9 @@ fn finalizers(group: &str, finalizers: &At<'_>, found: &mut Found) {
         names_found.push(name);
         found.form_of(finalizers, name, names::qualified_name);
         let standard = ["kubernetes", "orphan", "foregroundDeletion"].contains(&name);
-        let is_custom = group.contains('.') && !group.ends_with(".k8s.io");
+        // The API server's own extension kinds know no such rule.
+        let is_custom =
+            group == "apiextensions.k8s.io" || group.contains('.') && !group.ends_with(".k8s.io");
         if !name.contains('/') && !standard && !is_custom {
             found.invalid(&finalizer, "name is neither a standard finalizer name nor is it fully qualified");
         }
