@@ -244,6 +244,16 @@ async fn a_bad_override_or_an_unknown_cluster_hurts_nobody_else() {
     world.propagated(&fed_web()).await;
     assert!(world.member("m1").get(WEB).await.is_some());
 
+    // What a member refuses is reported in the member's own words.
+    world.host.patch(&fed_web(), json!({"spec": {"template": {"spec": {"replicas": "many"}}}})).await;
+    let is_refused = |object: &Value| {
+        let clusters = object["status"]["clusters"].as_array().unwrap();
+        clusters.iter().all(|cluster| {
+            cluster["status"] == "UpdateFailed" && cluster["message"].as_str().unwrap().contains("replicas")
+        })
+    };
+    world.host.until(&fed_web(), is_refused).await;
+
     // The user is told by an event, too.
     let events = eventually(|| async {
         let events = world.host.get("/api/v1/namespaces/shop/events").await?;
