@@ -116,6 +116,17 @@ impl Server {
         {
             return Err(Status::no_such_resource());
         }
+        let needs_name = matches!(info.verb.as_str(), "get" | "update" | "patch" | "delete");
+        if needs_name == info.name.is_empty()
+            && info.subresource.is_empty()
+            && (needs_name || info.verb == "create")
+        {
+            return Err(Status::new(
+                405,
+                "MethodNotAllowed",
+                "the server does not allow this method on the requested resource",
+            ));
+        }
         // A field selector for one name makes it part of the request for authorisation only.
         let listing = matches!(info.verb.as_str(), "list" | "watch" | "deletecollection");
         Ok(Call {

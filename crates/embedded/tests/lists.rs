@@ -19,7 +19,7 @@ async fn with_maps(names: &[&str]) -> Client {
 }
 
 fn names(list: &Value) -> Vec<&str> {
-    list["items"].as_array().expect("items").iter().filter_map(|i| i["metadata"]["name"].as_str()).collect()
+    list["items"].as_array().into_iter().flatten().filter_map(|i| i["metadata"]["name"].as_str()).collect()
 }
 
 #[tokio::test]

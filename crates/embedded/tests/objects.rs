@@ -159,6 +159,11 @@ async fn bad_input_is_refused_with_the_reason() {
         .await
         .refused(404, "NotFound");
     client.get("/api/v1/nothings").await.refused(404, "NotFound");
+    client.post(&format!("{MAPS}/a"), &config_map("a", json!({}))).await.refused(405, "MethodNotAllowed");
+    client.put(MAPS, &config_map("a", json!({}))).await.refused(405, "MethodNotAllowed");
+    client.delete("/api/v1/namespaces").await.refused(405, "MethodNotAllowed");
+    client.get("/api/v1/namespaces/default/configmaps/a/b/c").await.refused(404, "NotFound");
+    client.get("/api/v1/namespaces/default/configmaps/..%2fsecrets").await.refused(400, "BadRequest");
     client.get("/apis/none.example/v1/things").await.refused(404, "NotFound");
     client
         .send("GET", MAPS, &[("accept", "application/vnd.kubernetes.protobuf")], "")

@@ -8,6 +8,7 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
 use crate::{
     Body, Server,
+    api::accept,
     documents::Document,
     handle::{full, json_response},
     registry::Catalogue,
@@ -18,7 +19,7 @@ pub(crate) fn answer(
     server: &Server,
     catalogue: &Catalogue,
     parts: &[&str],
-    accept: &str,
+    accepted: &str,
     headers: &HeaderMap,
 ) -> Result<Response<Body>, Status> {
     let documents = &server.inner().documents;
@@ -39,7 +40,10 @@ pub(crate) fn answer(
             Ok(cacheable(&document, "application/json", headers))
         }
         ["openapi", "v2"] => {
-            let _ = accept;
+            // Older clients prefer protobuf; those who take nothing else are told so.
+            if accept::ranges(accepted).is_empty() {
+                return Err(accept::not_acceptable());
+            }
             let document = documents.get(generation, "v2", || v2::document(catalogue));
             Ok(cacheable(&document, "application/json", headers))
         }
