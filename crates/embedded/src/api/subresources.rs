@@ -51,6 +51,10 @@ impl Change for Bind {
     fn retries(&self) -> bool {
         true
     }
+
+    fn obeys_update_rules(&self) -> bool {
+        false
+    }
 }
 
 impl Call {

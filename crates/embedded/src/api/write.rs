@@ -57,6 +57,10 @@ pub(crate) trait Change: Sync {
     fn creates(&self, call: &Call) -> bool;
     /// Whether losing a race means to compute again rather than to fail.
     fn retries(&self) -> bool;
+    /// Whether the rules for updates of the kind apply; a binding sets what no update may.
+    fn obeys_update_rules(&self) -> bool {
+        true
+    }
 }
 
 impl Call {
@@ -291,7 +295,9 @@ impl Call {
         }
         strategy::prepare_update(self, &mut object, &live);
         admission::admit(self, &object, Some(&live))?;
-        self.validate(&object, Some(&live))?;
+        if change.obeys_update_rules() {
+            self.validate(&object, Some(&live))?;
+        }
         let is_done = metadata::is_deleting(&live)
             && live["metadata"]["deletionGracePeriodSeconds"].as_i64().unwrap_or(0) == 0
             && admission::may_vanish(self, &object);

@@ -110,8 +110,7 @@ fn finalizers(group: &str, finalizers: &At<'_>, found: &mut Found) {
         found.form_of(finalizers, name, names::qualified_name);
         let standard = ["kubernetes", "orphan", "foregroundDeletion"].contains(&name);
         // The API server's own extension kinds know no such rule.
-        let is_custom =
-            group == "apiextensions.k8s.io" || group.contains('.') && !group.ends_with(".k8s.io");
+        let is_custom = group == "apiextensions.k8s.io" || group.contains('.') && !group.ends_with(".k8s.io");
         if !name.contains('/') && !standard && !is_custom {
             found.invalid(&finalizer, "name is neither a standard finalizer name nor is it fully qualified");
         }
