@@ -21,7 +21,7 @@ usage: cargo xtask TASK
   test [ARGS]    run every test; the end-to-end ones against embedded and against real clusters
   k8s            obtain etcd, kube-apiserver, kube-controller-manager and kubectl; print where they are
   bench [ARGS]   measure the budgets of the design, side by side with real peers
-  crds           regenerate deploy/crds from crates/api
+  crds           regenerate deploy/ from crates/api
   openapi        regenerate crates/machinery/data and crates/embedded/data from the Kubernetes source module";
 
 fn main() -> ExitCode {
@@ -94,9 +94,9 @@ fn bench(root: &Path, args: Vec<OsString>) -> Result<()> {
     run(&mut command)
 }
 
-/// Writes what `hansa manifests` prints, one file a custom resource definition.
+/// Writes what `hansa manifests` prints, one file a CRD.
 fn crds(root: &Path) -> Result<()> {
-    let target = root.join("deploy/crds");
+    let target = root.join("deploy");
     fs::create_dir_all(&target)?;
     run(cargo(root)
         .args(["run", "--quiet", "--package", "hansa", "--", "manifests", "--output-dir"])

@@ -1,0 +1,210 @@
+//! The command line: what can be said, and nothing of what is done.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+/// Control plane for federations of Kubernetes clusters.
+#[derive(Debug, Parser)]
+#[command(name = "hansa", version, propagate_version = true, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a whole host on this machine: an embedded cluster, the controllers and the gateway
+    Up(Up),
+    /// Run the controllers beside an existing host cluster
+    ControllerManager(ControllerManager),
+    /// Run the gateway beside an existing host cluster: one address for every cluster
+    Apiserver(Apiserver),
+    /// Prepare a cluster to be the host: its CRDs and default objects
+    Install {
+        #[command(flatten)]
+        host: HostArgs,
+    },
+    /// Make a cluster a member, by direct connection
+    Join(Join),
+    /// Take a member out of the federation; its workloads stay as they are
+    Unjoin(Unjoin),
+    /// Show what the host knows
+    Get(Get),
+    /// Print a kubeconfig with a context for every cluster, all through the host
+    Kubeconfig(Kubeconfig),
+    /// Print the manifests a host cluster needs before its first start
+    Manifests(Manifests),
+    /// Print the version of this program and of the host
+    Version(Version),
+    /// Print a completion script
+    Completions {
+        /// The shell to complete in
+        shell: Shell,
+    },
+}
+
+/// How a command finds the host, as kubectl finds its cluster.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct HostArgs {
+    /// The kubeconfig that leads to the host [default: $KUBECONFIG, else ~/.kube/config]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// The context in it that is the host [default: `host` if there is one, else the current context]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) context: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// A table for people
+    #[default]
+    Table,
+    /// A table with more columns
+    Wide,
+    Json,
+    Yaml,
+    /// Only the names
+    Name,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct OutputArgs {
+    /// How to print the answer
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
+    pub(crate) output: Format,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Up {
+    /// Run this many simulated members as well, and join them
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=64))]
+    pub(crate) sandbox: u8,
+    /// Where the state is kept [default: $XDG_DATA_HOME/hansa, else ~/.local/share/hansa]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Where the gateway listens
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7443")]
+    pub(crate) listen: SocketAddr,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ControllerManager {
+    #[command(flatten)]
+    pub(crate) host: HostArgs,
+    /// The namespace of the federation's own objects
+    #[arg(long, value_name = "NAMESPACE", default_value = "kube-federation-system")]
+    pub(crate) kubefed_namespace: String,
+    /// Act without waiting to be the leader; only for a single instance
+    #[arg(long)]
+    pub(crate) no_leader_election: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Apiserver {
+    #[command(flatten)]
+    pub(crate) host: HostArgs,
+    /// Where to listen
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:7443")]
+    pub(crate) listen: SocketAddr,
+    /// The address that clients use, for the kubeconfigs that `hansa kubeconfig` prints [default: https://LISTEN]
+    #[arg(long, value_name = "URL")]
+    pub(crate) advertise: Option<String>,
+    /// Names and addresses for the serving certificate, beside those of --listen and --advertise
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub(crate) tls_names: Vec<String>,
+    /// The namespace of the federation's own objects
+    #[arg(long, value_name = "NAMESPACE", default_value = "kube-federation-system")]
+    pub(crate) kubefed_namespace: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Join {
+    /// The name the member gets
+    pub(crate) name: String,
+    /// The member's own kubeconfig, with a user who may administer it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// The context of the member: in --kubeconfig if given, else in the kubeconfig of the host [default: the current
+    /// context of --kubeconfig, or NAME]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) cluster_context: Option<String>,
+    /// The kubeconfig that leads to the host [default: $KUBECONFIG, else ~/.kube/config]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) host_kubeconfig: Option<PathBuf>,
+    /// The context in it that is the host [default: `host` if there is one, else the current context]
+    #[arg(long, visible_alias = "host-cluster-context", value_name = "NAME")]
+    pub(crate) context: Option<String>,
+    /// Labels of the member, for placements by selector
+    #[arg(long, value_name = "KEY=VALUE", value_delimiter = ',')]
+    pub(crate) labels: Vec<String>,
+    /// How long to wait until the member is ready, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    pub(crate) timeout: u64,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Unjoin {
+    /// The member's name
+    pub(crate) name: String,
+    #[command(flatten)]
+    pub(crate) host: HostArgs,
+    /// How long to wait until the member is out, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    pub(crate) timeout: u64,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Get {
+    #[command(subcommand)]
+    pub(crate) what: GetWhat,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum GetWhat {
+    /// The host and its members
+    #[command(visible_alias = "cluster")]
+    Clusters {
+        /// Only these
+        names: Vec<String>,
+        #[command(flatten)]
+        host: HostArgs,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Kubeconfig {
+    /// The data directory of `hansa up`, if that is the host
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["kubeconfig", "context"])]
+    pub(crate) data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) host: HostArgs,
+    /// json or yaml
+    #[arg(short, long, value_enum, default_value = "yaml", value_name = "FORMAT")]
+    pub(crate) output: Format,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Manifests {
+    /// Write one file an object into this directory instead of printing
+    #[arg(long, value_name = "DIR")]
+    pub(crate) output_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Version {
+    /// Only this program; do not ask the host
+    #[arg(long)]
+    pub(crate) client: bool,
+    #[command(flatten)]
+    pub(crate) host: HostArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}

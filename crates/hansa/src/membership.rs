@@ -1,0 +1,178 @@
+//! `hansa join` and `hansa unjoin`, and the same for the sandbox members of `hansa up`.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use anyhow::{Context, Result, bail};
+use hansa_api::{
+    Cluster,
+    cluster::{ClusterSpec, Connection, ConnectionType, condition},
+    names::{ADMINS_BINDING, ADMINS_GROUP, FIELD_MANAGER},
+    time::ByteString,
+};
+use hansa_cluster::{JoinRequest, connect};
+use k8s_openapi::api::rbac::v1::ClusterRoleBinding;
+use kube::{
+    Api, Client,
+    api::{Patch, PatchParams, PostParams},
+};
+use serde_json::{Value, json};
+
+use crate::{
+    cli::{self, HostArgs},
+    get,
+    host::flat_kubeconfig,
+    output::{self, Progress, Table},
+};
+
+/// `hansa join`.
+pub(crate) async fn join(args: cli::Join) -> Result<()> {
+    let host = HostArgs { kubeconfig: args.host_kubeconfig.clone(), context: args.context.clone() };
+    let request = JoinRequest {
+        name: args.name.clone(),
+        kubeconfig: member_kubeconfig(&args, &host)?,
+        context: None,
+        labels: labels(&args.labels)?,
+        provider: String::new(),
+        timeout: Duration::from_secs(args.timeout),
+    };
+    let mut line = Progress::new();
+    let cluster = hansa_cluster::join(host.client()?, &connect(), request, |progress| {
+        line.set(&match progress {
+            hansa_cluster::Progress::Checking => format!("looking at {}", args.name),
+            hansa_cluster::Progress::Registered => format!("{} is registered", args.name),
+            hansa_cluster::Progress::Waiting(what) => what,
+            hansa_cluster::Progress::Ready { version } => format!("{} is ready ({version})", args.name),
+        });
+    })
+    .await?;
+    drop(line);
+    get::print_clusters(args.output.output, &[cluster])
+}
+
+/// The member's own kubeconfig: the file named, else the context of that name in the kubeconfig of the host, as
+/// kubefedctl does.
+fn member_kubeconfig(args: &cli::Join, host: &HostArgs) -> Result<String> {
+    if let Some(file) = &args.kubeconfig {
+        return flat_kubeconfig(file, args.cluster_context.as_deref());
+    }
+    let (config, host_context) = host.kubeconfig()?;
+    let context = args.cluster_context.as_deref().unwrap_or(&args.name);
+    if context == host_context || !config.contexts.iter().any(|c| c.name == context) {
+        bail!(
+            "which cluster is {:?}? Give its kubeconfig with --kubeconfig, or its context with --cluster-context",
+            args.name
+        );
+    }
+    let text = serde_json::to_string(&config)?;
+    Ok(hansa_transport::kubeconfig::flatten(&text, std::path::Path::new("/"), Some(context))?)
+}
+
+fn labels(given: &[String]) -> Result<BTreeMap<String, String>> {
+    let pair = |text: &String| {
+        let (key, value) =
+            text.split_once('=').with_context(|| format!("--labels takes KEY=VALUE, not {text:?}"))?;
+        let wrong: Vec<String> =
+            [hansa_machinery::names::qualified_name(key), hansa_machinery::names::label_value(value)]
+                .concat();
+        match wrong.first() {
+            None => Ok((key.to_owned(), value.to_owned())),
+            Some(why) => bail!("{text:?} cannot be a label: {why}"),
+        }
+    };
+    given.iter().map(pair).collect()
+}
+
+/// `hansa unjoin`.
+pub(crate) async fn unjoin(args: cli::Unjoin) -> Result<()> {
+    let mut line = Progress::new();
+    line.set(&format!("taking {} out", args.name));
+    hansa_cluster::unjoin(args.host.client()?, &args.name, Duration::from_secs(args.timeout)).await?;
+    drop(line);
+    let value = json!({"name": args.name, "joined": false});
+    let said = || format!("cluster {:?} is no longer a member; its workloads stay\n", args.name);
+    match args.output.output {
+        cli::Format::Table | cli::Format::Wide => output::say(&said()),
+        format => output::print(
+            format,
+            &value,
+            || format!("cluster.cluster.kubesphere.io/{}\n", args.name),
+            Table::empty,
+        ),
+    }
+}
+
+/// Binds the administrators' group to `cluster-admin` on the host.
+pub(crate) async fn grant_admins(host: &Client) -> Result<()> {
+    let binding = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": ADMINS_BINDING},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
+        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": ADMINS_GROUP}],
+    });
+    let params = PatchParams::apply(FIELD_MANAGER).force();
+    let api = Api::<ClusterRoleBinding>::all(host.clone());
+    api.patch(ADMINS_BINDING, &params, &Patch::Apply(&binding))
+        .await
+        .context("cannot grant the administrators their rights")?;
+    Ok(())
+}
+
+/// Makes the Cluster of a sandbox member, if there is none.
+pub(crate) async fn create(
+    host: &Client,
+    name: &str,
+    kubeconfig: &str,
+    labels: &[(&str, &str)],
+) -> Result<()> {
+    let connection = Connection {
+        r#type: Some(ConnectionType::Direct),
+        kubeconfig: Some(ByteString(kubeconfig.as_bytes().to_vec())),
+        ..Connection::default()
+    };
+    let spec = ClusterSpec {
+        join_federation: true,
+        enable: true,
+        provider: "sandbox".to_owned(),
+        connection,
+        ..ClusterSpec::default()
+    };
+    let mut cluster = Cluster::new(name, spec);
+    cluster.metadata.labels = Some(labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect());
+    match Api::<Cluster>::all(host.clone()).create(&PostParams::default(), &cluster).await {
+        Err(kube::Error::Api(status)) if status.is_already_exists() => refresh(host, name, kubeconfig).await,
+        other => other.map(drop).with_context(|| format!("cannot join {name}")),
+    }
+}
+
+/// Gives a member its kubeconfig anew if its address changed or its certificate is near its end; one that was taken out
+/// stays out.
+pub(crate) async fn refresh(host: &Client, name: &str, kubeconfig: &str) -> Result<()> {
+    let api = Api::<Cluster>::all(host.clone());
+    let Some(cluster) = api.get_opt(name).await? else { return Ok(()) };
+    let config: Value = serde_json::from_str(kubeconfig)?;
+    let server = config["clusters"][0]["cluster"]["server"].as_str().unwrap_or_default();
+    let expires = cluster.condition(condition::KUBECONFIG_CERT_EXPIRES).is_some_and(|c| c.status == "True");
+    if cluster.spec.connection.kubernetes_api_endpoint == server && !expires {
+        return Ok(());
+    }
+    let connection =
+        json!({"kubeconfig": ByteString(kubeconfig.as_bytes().to_vec()), "kubernetesAPIEndpoint": server});
+    let patch = json!({"spec": {"connection": connection}});
+    api.patch(name, &PatchParams::default(), &Patch::Merge(&patch))
+        .await
+        .with_context(|| format!("cannot tell the host where {name} is"))?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_checked_before_anything_is_written() {
+        let given = |text: &str| labels(&[text.to_owned()]);
+        assert_eq!(given("a.b/c=d").unwrap(), BTreeMap::from([("a.b/c".to_owned(), "d".to_owned())]));
+        assert!(given("novalue").unwrap_err().to_string().contains("KEY=VALUE"));
+        assert!(given("bad key=1").is_err());
+        assert!(given("a=not a value").is_err());
+    }
+}

@@ -1,0 +1,84 @@
+//! `hansa up --sandbox 2` as a user starts it.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use tempfile::TempDir;
+
+use super::{Federation, Kubectl, eventually, free_port, process::Process};
+
+/// The program under test: cargo's own build of it, or the one that `HANSA` names.
+pub fn binary() -> PathBuf {
+    let named = std::env::var_os("HANSA").or(option_env!("CARGO_BIN_EXE_hansa").map(Into::into));
+    PathBuf::from(named.expect("HANSA names the program to run"))
+}
+
+pub struct Embedded {
+    pub process: Process,
+    pub data: PathBuf,
+    pub listen: String,
+    kubectl: Kubectl,
+    direct: BTreeMap<String, Kubectl>,
+    _dir: Option<TempDir>,
+}
+
+impl Embedded {
+    pub fn start() -> Self {
+        let dir = TempDir::new().unwrap();
+        let listen = format!("127.0.0.1:{}", free_port());
+        let mut up = Self::start_in(&dir.path().join("data"), &listen, 2);
+        up._dir = Some(dir);
+        up
+    }
+
+    /// Starts on a data directory that may have been used before, and waits until it says that it is up.
+    pub fn start_in(data: &Path, listen: &str, members: usize) -> Self {
+        std::fs::create_dir_all(data.parent().unwrap()).unwrap();
+        let logs = data.parent().unwrap();
+        let before = std::fs::read_to_string(logs.join("up.log")).unwrap_or_default().len();
+        let mut command = Command::new(binary());
+        command.args(["up", "--sandbox", &members.to_string(), "--listen", listen, "--data-dir"]).arg(data);
+        let mut process = Process::start("up", logs, &mut command);
+        eventually("hansa up", || {
+            process.check().unwrap_or_else(|e| panic!("{e}"));
+            process.output()[before..].contains("Hansa is up").then_some(()).ok_or_else(|| process.output())
+        });
+        let kubectl = Kubectl::new(&data.join("kubeconfig"));
+        let member = |i| format!("member{i}");
+        let direct =
+            (1..=members).map(|i| (member(i), Kubectl::new(&data.join(format!("{}.kubeconfig", member(i))))));
+        Self {
+            process,
+            data: data.to_owned(),
+            listen: listen.to_owned(),
+            kubectl,
+            direct: direct.collect(),
+            _dir: None,
+        }
+    }
+}
+
+impl Federation for Embedded {
+    fn kubectl(&self) -> &Kubectl {
+        &self.kubectl
+    }
+
+    fn direct(&self, member: &str) -> &Kubectl {
+        &self.direct[member]
+    }
+
+    fn run_pods(&self, _member: &str, _namespace: &str) {}
+
+    fn hansa(&self, args: &[&str]) -> Output {
+        hansa(&self.kubectl.kubeconfig, args)
+    }
+}
+
+pub fn hansa(kubeconfig: &Path, args: &[&str]) -> Output {
+    let mut command = Command::new(binary());
+    command.args(args).env("KUBECONFIG", kubeconfig);
+    command.output().unwrap()
+}
