@@ -49,6 +49,13 @@ fn a_first_session_at_the_command_line() {
         assert!(printed.contains(&format!("https://{listen}/clusters/{name}")), "{printed}");
     }
 
+    // A member gets a new kubeconfig, but only one of its own.
+    let file = |member: &str| data.join(format!("{member}.kubeconfig")).to_str().unwrap().to_owned();
+    let updated = up.hansa(&["join", "member1", "--update", "--kubeconfig", &file("member1")]);
+    assert!(updated.status.success(), "{updated:?}");
+    let refused = up.hansa(&["join", "member1", "--update", "--kubeconfig", &file("member2")]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("another cluster"), "{refused:?}");
+
     let version: Value = serde_json::from_slice(&up.hansa(&["version", "-o", "json"]).stdout).unwrap();
     assert_eq!(version["hansa"], env!("CARGO_PKG_VERSION"));
     assert!(version["host"].as_str().unwrap().starts_with("v1."), "{version}");

@@ -11,7 +11,7 @@ use hansa_transport::{KubeconfigError, Target, explain};
 use k8s_openapi::api::authorization::v1::{
     ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
 };
-use kube::api::{DeleteParams, ListParams, PostParams};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::runtime::watcher;
 use kube::{Api, Client, ResourceExt};
 use tokio::time::Instant;
@@ -49,6 +49,9 @@ pub enum JoinError {
     /// There is such a Cluster.
     #[error("there is a cluster {0:?} already; choose another name, or remove it first (hansa unjoin {0})")]
     Exists(String),
+    /// There is no such Cluster.
+    #[error("there is no cluster {0:?} to update; see: hansa get clusters")]
+    Absent(String),
     /// The kubeconfig cannot be used.
     #[error(transparent)]
     Kubeconfig(#[from] KubeconfigError),
@@ -169,6 +172,39 @@ pub async fn join(
     wait(&clusters, &name, request.timeout, progress).await
 }
 
+/// Gives a member a new kubeconfig, such as one whose certificate lasts longer, and waits until it is in use. It must be of the same cluster;
+/// nothing is written otherwise.
+pub async fn update(
+    host: Client,
+    connect: &Connect,
+    request: JoinRequest,
+    mut progress: impl FnMut(Progress),
+) -> Result<Cluster, JoinError> {
+    let name = request.name;
+    let target = Target::from_kubeconfig(&request.kubeconfig, request.context.as_deref())?;
+    let kubeconfig = hansa_transport::kubeconfig::minify(&request.kubeconfig, request.context.as_deref())?;
+    progress(Progress::Checking);
+    let clusters: Api<Cluster> = Api::all(host);
+    let cluster = clusters.get_opt(&name).await.map_err(|error| host_error(&error))?;
+    let cluster = cluster.ok_or_else(|| JoinError::Absent(name.clone()))?;
+    if cluster.is_host() {
+        return Err(Conflict::IsHost.into());
+    }
+    let remote = Remote::connect(connect, target)?;
+    let found = remote.uid().await?;
+    let recorded = cluster.status.map(|status| status.uid).unwrap_or_default();
+    if !recorded.is_empty() && recorded != found {
+        return Err(Conflict::Changed { recorded, found }.into());
+    }
+    may_join(&remote).await?;
+    let given = ByteString(kubeconfig.into_bytes());
+    let patch = serde_json::json!({ "spec": { "connection": { "kubeconfig": given } } });
+    let patched = clusters.patch(&name, &PatchParams::default(), &Patch::Merge(&patch)).await;
+    patched.map_err(|error| host_error(&error))?;
+    progress(Progress::Registered);
+    wait(&clusters, &name, request.timeout, progress).await
+}
+
 /// Joining makes a ClusterRole with all rights, which only somebody who has them may.
 async fn may_join(remote: &Remote) -> Result<(), JoinError> {
     let review = SelfSubjectAccessReview {
@@ -203,6 +239,9 @@ enum Verdict {
 }
 
 fn verdict(cluster: &Cluster) -> Verdict {
+    if cluster.spec.connection.kubeconfig.is_some() {
+        return Verdict::Underway("the kubeconfig is being taken over".to_owned());
+    }
     let ready: Option<&ClusterCondition> = cluster.condition(condition::READY);
     match ready {
         Some(ready) if ready.status == "True" => Verdict::Ready(

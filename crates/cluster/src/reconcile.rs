@@ -444,7 +444,7 @@ fn expiry(target: &Target, now: SystemTime) -> Option<Said> {
     let end = k8s_openapi::jiff::Timestamp::from_second(i64::try_from(since_epoch.as_secs()).ok()?).ok()?;
     let message = if soon {
         format!(
-            "the client certificate of the kubeconfig ends at {end}; give a new kubeconfig: hansa join --update"
+            "the client certificate of the kubeconfig ends at {end}; give a new kubeconfig: hansa join NAME --update --kubeconfig FILE"
         )
     } else {
         format!("the client certificate of the kubeconfig ends at {end}")

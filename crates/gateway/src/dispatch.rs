@@ -65,7 +65,7 @@ impl Dispatcher {
                 511,
                 "NetworkAuthenticationRequired",
                 format!(
-                    "cluster {cluster:?} no longer accepts the host's credential: renew it with `hansa join`"
+                    "cluster {cluster:?} no longer accepts the host's credential: renew it with `hansa join {cluster} --update`"
                 ),
             )),
             _ => Ok(cleaned(response, false)),

@@ -139,6 +139,9 @@ pub(crate) struct Join {
     /// Labels of the member, for placements by selector
     #[arg(long, value_name = "KEY=VALUE", value_delimiter = ',')]
     pub(crate) labels: Vec<String>,
+    /// Give a cluster that is a member already a new kubeconfig
+    #[arg(long, conflicts_with = "labels")]
+    pub(crate) update: bool,
     /// How long to wait until the member is ready, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     pub(crate) timeout: u64,

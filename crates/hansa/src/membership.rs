@@ -36,15 +36,19 @@ pub(crate) async fn join(args: cli::Join) -> Result<()> {
         timeout: Duration::from_secs(args.timeout),
     };
     let mut line = Progress::new();
-    let cluster = hansa_cluster::join(host.client()?, &connect(), request, |progress| {
+    let say = |progress| {
         line.set(&match progress {
             hansa_cluster::Progress::Checking => format!("looking at {}", args.name),
             hansa_cluster::Progress::Registered => format!("{} is registered", args.name),
             hansa_cluster::Progress::Waiting(what) => what,
             hansa_cluster::Progress::Ready { version } => format!("{} is ready ({version})", args.name),
         });
-    })
-    .await?;
+    };
+    let host = host.client()?;
+    let cluster = match args.update {
+        true => hansa_cluster::update(host, &connect(), request, say).await?,
+        false => hansa_cluster::join(host, &connect(), request, say).await?,
+    };
     drop(line);
     get::print_clusters(args.output.output, &[cluster])
 }

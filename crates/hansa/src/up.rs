@@ -60,7 +60,10 @@ pub(crate) async fn run(args: cli::Up) -> Result<()> {
             let names = names?;
             data.write_secret("kubeconfig", &access.kubeconfig(&names).to_string())?;
             say(&welcome(started.elapsed(), &names, data.path()))?;
-            interrupted().await;
+            tokio::select! {
+                () = keep_current(&client, &controllers, &access, &data) => {}
+                () = interrupted() => {}
+            }
         }
         () = interrupted() => {}
     }
@@ -79,6 +82,24 @@ pub(crate) async fn run(args: cli::Up) -> Result<()> {
         tracing::warn!("some parts did not end in time; what was acknowledged is on disk all the same");
     }
     Ok(())
+}
+
+/// Keeps the kubeconfig in the data directory at the clusters there are.
+async fn keep_current(client: &Client, controllers: &Controllers, access: &Access, data: &DataDir) {
+    let mut changes = controllers.registry.changes();
+    while changes.changed().await.is_ok() {
+        // Members come and go together at a start; one look after the last of them is enough.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        changes.mark_unchanged();
+        let Ok(clusters) = get::clusters(client).await else { continue };
+        let names: Vec<String> = clusters.iter().map(ResourceExt::name_any).collect();
+        let text = access.kubeconfig(&names).to_string();
+        if data.read("kubeconfig").as_ref() != Some(&text)
+            && let Err(error) = data.write_secret("kubeconfig", &text)
+        {
+            tracing::warn!("{error:#}");
+        }
+    }
 }
 
 fn welcome(took: Duration, clusters: &[String], data: &Path) -> String {
