@@ -23,7 +23,21 @@ pub(crate) fn messages(modules: &[PathBuf]) -> Result<Value> {
     for module in modules {
         visit(module, &mut messages)?;
     }
-    Ok(json!(messages))
+    Ok(json!(served(messages)))
+}
+
+/// The messages of stable versions, which are what is served, and those of others that they refer to.
+fn served(mut all: BTreeMap<String, Value>) -> BTreeMap<String, Value> {
+    let stable = |name: &&String| !name.contains("alpha") && !name.contains("beta");
+    let mut wanted: Vec<String> = all.keys().filter(stable).cloned().collect();
+    let mut served = BTreeMap::new();
+    while let Some(name) = wanted.pop() {
+        let Some(message) = all.remove(&name) else { continue };
+        let kinds = message.as_array().into_iter().flatten().filter_map(|field| field[2].as_str());
+        wanted.extend(kinds.map(str::to_owned));
+        served.insert(name, message);
+    }
+    served
 }
 
 fn visit(dir: &Path, messages: &mut BTreeMap<String, Value>) -> Result<()> {
@@ -121,4 +135,55 @@ fn proto_messages(text: &str, go: &GoFields, messages: &mut BTreeMap<String, Val
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_of_other_versions_stay_where_they_are_referred_to() {
+        let all = [
+            ("x.v1.Job", json!([[1, "policy", "x.v1beta1.Policy", "p"]])),
+            ("x.v1beta1.Policy", json!([[1, "name", "string", ""]])),
+            ("x.v1beta1.Job", json!([])),
+        ];
+        let served = served(all.map(|(name, message)| (name.to_owned(), message)).into());
+        assert_eq!(served.keys().collect::<Vec<_>>(), ["x.v1.Job", "x.v1beta1.Policy"]);
+    }
+
+    #[test]
+    fn a_message_has_the_numbers_of_protobuf_and_the_names_of_json() {
+        let go = "type Probe struct {
+\t// What to do.
+\tHandler `json:\",inline\" protobuf:\"bytes,1,opt,name=handler\"`
+\tDelay *int32 `json:\"delay,omitempty\" protobuf:\"varint,2,opt,name=delay\"`
+\tLimits List `json:\"limits,omitempty\" protobuf:\"bytes,3,rep,name=limits\"`
+}
+";
+        let proto = "package x.v1;
+
+// A Probe { is not a message.
+message Probe {
+  // handler = 7
+  optional Handler handler = 1;
+
+  optional int32 delay = 2;
+
+  map<string, .y.v1.Quantity> limits = 3;
+
+  repeated string names = 4;
+}
+";
+        let (mut fields, mut messages) = (GoFields::new(), BTreeMap::new());
+        go_fields(go, &mut fields);
+        proto_messages(proto, &fields, &mut messages).unwrap();
+        let expected = json!([
+            [1, "", "x.v1.Handler", ""],
+            [2, "delay", "int32", "po"],
+            [3, "limits", "y.v1.Quantity", "om"],
+            [4, "names", "string", "r"],
+        ]);
+        assert_eq!(messages, BTreeMap::from([("x.v1.Probe".to_owned(), expected)]));
+    }
 }

@@ -184,8 +184,11 @@ impl Server {
                 let bytes = read_body(body).await?;
                 let given = match bytes.is_empty() {
                     true => None,
+                    // Options are of Kubernetes' own kinds, whatever they are for.
                     false => Some(
-                        decode::parse(Format::of(content_type)?, &bytes).map_err(Status::bad_request)?.value,
+                        decode::parse(Format::of(content_type, false)?, &bytes)
+                            .map_err(Status::bad_request)?
+                            .value,
                     ),
                 };
                 let options = DeleteOptions::parse(given.as_ref(), &call.query)?;
@@ -278,10 +281,12 @@ async fn read_body(mut body: Body) -> Result<Bytes, Status> {
 }
 
 async fn read_document(body: Body, content_type: &str, call: &Call) -> Result<Document, Status> {
-    let format = Format::of(content_type)?;
+    let format = Format::of(content_type, call.resource.custom.is_some())?;
     let bytes = read_body(body).await?;
-    decode::parse(format, &bytes)
-        .map_err(|why| call.undecodable(&format!("couldn't get version/kind; json parse error: {why}")))
+    decode::parse(format, &bytes).map_err(|why| match format {
+        Format::Protobuf => call.undecodable(&why),
+        _ => call.undecodable(&format!("couldn't get version/kind; json parse error: {why}")),
+    })
 }
 
 fn respond(

@@ -27,14 +27,14 @@ pub enum ProtobufError {
     /// It does not start with Kubernetes' mark.
     #[error("the body does not start with the mark of Kubernetes' protobuf encoding")]
     Mark,
-    /// It ends too early, or a length or tag in it makes no sense.
-    #[error("the body is not well-formed protobuf")]
-    Malformed,
+    /// It ends too early, or a length or tag in it makes no sense. Says after which field.
+    #[error("the body is not well-formed protobuf at {}", place(.0))]
+    Malformed(String),
     /// Messages in messages beyond the limit.
     #[error("the body is nested too deeply")]
     Depth,
-    /// A text is not UTF-8, or embedded JSON does not parse.
-    #[error("a field of {0} cannot be read")]
+    /// A text is not UTF-8, embedded JSON does not parse, or a number has no JSON. Says which field.
+    #[error("the body has a value that cannot be read at {}", place(.0))]
     Field(String),
     /// The kind is none of Kubernetes' own.
     #[error("no kind {kind:?} is registered for version {version:?}")]
@@ -46,6 +46,30 @@ pub enum ProtobufError {
     },
 }
 
+impl ProtobufError {
+    fn malformed() -> Self {
+        Self::Malformed(String::new())
+    }
+
+    fn unreadable() -> Self {
+        Self::Field(String::new())
+    }
+
+    /// The error as seen from the parent of the field it is in.
+    fn within(mut self, field: &str) -> Self {
+        if let Self::Malformed(path) | Self::Field(path) = &mut self
+            && !field.is_empty()
+        {
+            *path = if path.is_empty() { field.to_owned() } else { format!("{field}.{path}") };
+        }
+        self
+    }
+}
+
+fn place(path: &str) -> &str {
+    if path.is_empty() { "its beginning" } else { path }
+}
+
 /// One field: number, JSON name (empty when it is written into its parent), type, flags.
 #[derive(Debug, Deserialize)]
 struct Field(u32, String, String, String);
@@ -54,6 +78,16 @@ impl Field {
     fn has(&self, flag: char) -> bool {
         self.3.contains(flag)
     }
+
+    /// Go's `omitempty` knows no empty struct, and so keeps the 0 of an `IntOrString`.
+    fn omits_zero(&self) -> bool {
+        self.has('o') && !self.has('p') && !is_message(&self.2)
+    }
+}
+
+/// Types with a package are messages, the others scalars.
+fn is_message(kind: &str) -> bool {
+    kind.contains('.')
 }
 
 static DATA: &[u8] = include_bytes!("../data/protobuf.json.gz");
@@ -78,8 +112,8 @@ pub fn decode(body: &[u8]) -> Result<Value, ProtobufError> {
             (1, Wire::Bytes(meta)) => {
                 for part in Parts(meta) {
                     match part? {
-                        (1, Wire::Bytes(text)) => version = utf8(text, "typeMeta")?,
-                        (2, Wire::Bytes(text)) => kind = utf8(text, "typeMeta")?,
+                        (1, Wire::Bytes(text)) => version = utf8(text)?,
+                        (2, Wire::Bytes(text)) => kind = utf8(text)?,
                         _ => {}
                     }
                 }
@@ -165,7 +199,7 @@ impl<'a> Iterator for Parts<'a> {
         if self.0.is_empty() {
             return None;
         }
-        let part = self.part().ok_or(ProtobufError::Malformed);
+        let part = self.part().ok_or_else(ProtobufError::malformed);
         if part.is_err() {
             self.0 = &[];
         }
@@ -173,8 +207,8 @@ impl<'a> Iterator for Parts<'a> {
     }
 }
 
-fn utf8(bytes: &[u8], field: &str) -> Result<String, ProtobufError> {
-    std::str::from_utf8(bytes).map(str::to_owned).map_err(|_| ProtobufError::Field(field.to_owned()))
+fn utf8(bytes: &[u8]) -> Result<String, ProtobufError> {
+    std::str::from_utf8(bytes).map(str::to_owned).map_err(|_| ProtobufError::unreadable())
 }
 
 fn message(name: &str, bytes: &[u8], depth: usize) -> Result<Value, ProtobufError> {
@@ -184,7 +218,7 @@ fn message(name: &str, bytes: &[u8], depth: usize) -> Result<Value, ProtobufErro
     if let Some(special) = special(name, bytes, depth) {
         return special;
     }
-    let fields = MESSAGES.get(name).ok_or_else(|| ProtobufError::Field(name.to_owned()))?;
+    let fields = MESSAGES.get(name).ok_or_else(ProtobufError::unreadable)?;
     // A message of nothing but items without a struct of its own is a bare list in JSON.
     let list = matches!(fields.as_slice(), [Field(1, json, _, flags)] if json == "items" && flags == "r");
     let mut object = Map::new();
@@ -193,24 +227,26 @@ fn message(name: &str, bytes: &[u8], depth: usize) -> Result<Value, ProtobufErro
         let Some(field) = fields.iter().find(|field| field.0 == number) else { continue };
         let Field(_, json, kind, _) = field;
         if field.has('m') {
-            let (key, value) = entry(kind, wire, depth)?;
+            let (key, value) = entry(kind, wire, depth).map_err(|error| error.within(json))?;
             if let Value::Object(map) = object.entry(json.clone()).or_insert_with(|| Map::new().into()) {
                 map.insert(key, value);
             }
             continue;
         }
-        let value = value(kind, &wire, depth)?;
         if field.has('r') {
             if let Value::Array(items) =
                 object.entry(json.clone()).or_insert_with(|| Value::Array(Vec::new()))
             {
-                items.push(value);
+                elements(kind, &wire, depth, items).map_err(|error| error.within(json))?;
             }
-        } else if json.is_empty() {
+            continue;
+        }
+        let value = value(kind, &wire, depth).map_err(|error| error.within(json))?;
+        if json.is_empty() {
             if let Value::Object(inner) = value {
                 object.extend(inner);
             }
-        } else if value.is_null() || field.has('o') && !field.has('p') && is_zero(&value) {
+        } else if value.is_null() || field.omits_zero() && is_zero(&value) {
             object.remove(json);
         } else {
             object.insert(json.clone(), value);
@@ -229,13 +265,28 @@ fn is_zero(value: &Value) -> bool {
     }
 }
 
+/// One element of a list, or several integers packed together.
+fn elements(kind: &str, wire: &Wire<'_>, depth: usize, items: &mut Vec<Value>) -> Result<(), ProtobufError> {
+    match wire {
+        Wire::Bytes(packed) if !is_message(kind) && !matches!(kind, "string" | "bytes" | "double") => {
+            let mut parts = Parts(packed);
+            while !parts.0.is_empty() {
+                let number = parts.varint().ok_or_else(ProtobufError::malformed)?;
+                items.push(value(kind, &Wire::Number(number), depth)?);
+            }
+        }
+        wire => items.push(value(kind, wire, depth)?),
+    }
+    Ok(())
+}
+
 /// One entry of a map: its key is a string, its value of type `kind`.
 fn entry(kind: &str, wire: Wire<'_>, depth: usize) -> Result<(String, Value), ProtobufError> {
-    let Wire::Bytes(bytes) = wire else { return Err(ProtobufError::Malformed) };
+    let Wire::Bytes(bytes) = wire else { return Err(ProtobufError::malformed()) };
     let (mut key, mut found) = (String::new(), None);
     for part in Parts(bytes) {
         match part? {
-            (1, Wire::Bytes(text)) => key = utf8(text, "a map")?,
+            (1, Wire::Bytes(text)) => key = utf8(text)?,
             (2, wire) => found = Some(value(kind, &wire, depth)?),
             _ => {}
         }
@@ -249,18 +300,27 @@ fn entry(kind: &str, wire: Wire<'_>, depth: usize) -> Result<(String, Value), Pr
 
 fn value(kind: &str, wire: &Wire<'_>, depth: usize) -> Result<Value, ProtobufError> {
     Ok(match (kind, wire) {
-        ("string", Wire::Bytes(bytes)) => utf8(bytes, kind)?.into(),
+        ("string", Wire::Bytes(bytes)) => utf8(bytes)?.into(),
         ("bytes", Wire::Bytes(bytes)) => STANDARD.encode(bytes).into(),
         ("bool", Wire::Number(number)) => (*number != 0).into(),
         // Negative numbers are sign-extended to 64 bits.
         ("int32" | "int64", Wire::Number(number)) => number.cast_signed().into(),
         ("uint32" | "uint64", Wire::Number(number)) => (*number).into(),
         ("double", Wire::Fixed(bits)) => {
-            Number::from_f64(f64::from_bits(*bits)).map_or(Value::Null, Value::Number)
+            double(f64::from_bits(*bits)).ok_or_else(ProtobufError::unreadable)?
         }
-        (name, Wire::Bytes(bytes)) if name.contains('.') => message(name, bytes, depth + 1)?,
-        _ => return Err(ProtobufError::Malformed),
+        (name, Wire::Bytes(bytes)) if is_message(name) => message(name, bytes, depth + 1)?,
+        _ => return Err(ProtobufError::malformed()),
     })
+}
+
+/// Go writes a whole number without a point; JSON has neither infinities nor NaN.
+fn double(number: f64) -> Option<Value> {
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    if number.fract() == 0.0 && number.abs() <= EXACT {
+        return Some((number as i64).into());
+    }
+    Number::from_f64(number).map(Value::Number)
 }
 
 /// Types whose JSON is not an object of their fields.
@@ -284,7 +344,7 @@ fn special(name: &str, bytes: &[u8], depth: usize) -> Option<Result<Value, Proto
         };
         Ok(parts()?.into_iter().filter_map(bytes).next_back())
     };
-    let bad = || ProtobufError::Field(short.to_owned());
+    let bad = ProtobufError::unreadable;
     let json = || match raw(1)? {
         None | Some([]) => Ok(Value::Null),
         Some(bytes) => serde_json::from_slice(bytes).map_err(|_| bad()),
@@ -304,9 +364,9 @@ fn special(name: &str, bytes: &[u8], depth: usize) -> Option<Result<Value, Proto
         raw(at)?.map(|bytes| message(&kind, bytes, depth + 1)).transpose()
     };
     Some(match short {
-        "Quantity" => raw(1).and_then(|text| utf8(text.unwrap_or(b"0"), short)).map(Value::from),
+        "Quantity" => raw(1).and_then(|text| utf8(text.unwrap_or(b"0"))).map(Value::from),
         "IntOrString" => numbers().and_then(|numbers| match numbers.get(&1) {
-            Some(1) => utf8(raw(3)?.unwrap_or_default(), short).map(Value::from),
+            Some(1) => utf8(raw(3)?.unwrap_or_default()).map(Value::from),
             _ => Ok(numbers.get(&2).copied().unwrap_or_default().into()),
         }),
         "Time" => time(false),
@@ -416,11 +476,28 @@ mod tests {
     #[test]
     fn what_is_not_an_object_of_kubernetes_own_is_refused() {
         assert_eq!(decode(b"{}"), Err(ProtobufError::Mark));
-        assert_eq!(decode(&encoded("v1", "Pod", &[vec![0x0a, 200]])), Err(ProtobufError::Malformed));
+        let cut = encoded("v1", "Pod", &[field(2, &field(2, &[0x0a, 100]))]);
+        assert_eq!(decode(&cut), Err(ProtobufError::Malformed("spec.containers".into())));
         assert!(matches!(decode(&encoded("v1", "Nothing", &[])), Err(ProtobufError::Kind { .. })));
         assert!(matches!(decode(MAGIC), Err(ProtobufError::Kind { .. })));
         let text = encoded("v1", "ConfigMap", &[field(1, &field(1, b"\xff"))]);
-        assert!(matches!(decode(&text), Err(ProtobufError::Field(_))));
+        let refused = decode(&text).unwrap_err();
+        assert_eq!(refused.to_string(), "the body has a value that cannot be read at metadata.name");
+    }
+
+    #[test]
+    fn packed_numbers_are_a_list() {
+        let name = "k8s.io.api.core.v1.PodSecurityContext";
+        let groups = [field(4, &[1, 0xac, 0x02]), vec![4 << 3, 5]].concat();
+        assert_eq!(message(name, &groups, 0).unwrap(), json!({"supplementalGroups": [1, 300, 5]}));
+        assert!(message(name, &field(4, &[0x80]), 0).is_err());
+    }
+
+    #[test]
+    fn numbers_are_written_as_go_writes_them() {
+        assert_eq!(double(2.0).unwrap().to_string(), "2");
+        assert_eq!(double(-0.5).unwrap().to_string(), "-0.5");
+        assert_eq!((double(f64::NAN), double(f64::INFINITY)), (None, None));
     }
 
     #[test]

@@ -18,17 +18,18 @@ pub(crate) enum Format {
 }
 
 impl Format {
-    /// The format a `Content-Type` names; JSON if there is none.
-    pub(crate) fn of(content_type: &str) -> Result<Self, Status> {
+    /// The format a `Content-Type` names; JSON if there is none. Custom resources have no protobuf.
+    pub(crate) fn of(content_type: &str, custom: bool) -> Result<Self, Status> {
         let media_type = content_type.split(';').next().unwrap_or_default().trim();
         match media_type.to_ascii_lowercase().as_str() {
             "" | "application/json" | "*/*" => Ok(Self::Json),
             "application/yaml" => Ok(Self::Yaml),
-            "application/vnd.kubernetes.protobuf" => Ok(Self::Protobuf),
-            _ => Err(Status::unsupported_media_type(
+            "application/vnd.kubernetes.protobuf" if !custom => Ok(Self::Protobuf),
+            _ => Err(Status::unsupported_media_type(format!(
                 "the body of the request was in an unknown format - accepted media types include: application/json, \
-                 application/yaml, application/vnd.kubernetes.protobuf",
-            )),
+                 application/yaml{}",
+                if custom { "" } else { ", application/vnd.kubernetes.protobuf" }
+            ))),
         }
     }
 }
@@ -180,6 +181,15 @@ mod tests {
         assert!(
             parse(Format::Json, format!("{}1{}", "[".repeat(5000), "]".repeat(5000)).as_bytes()).is_err()
         );
+    }
+
+    #[test]
+    fn custom_resources_have_no_protobuf() {
+        let protobuf = "application/vnd.kubernetes.protobuf";
+        assert_eq!(Format::of(protobuf, false), Ok(Format::Protobuf));
+        let refused = Format::of(protobuf, true).expect_err("refused");
+        assert_eq!(refused.code, 415);
+        assert!(refused.message.ends_with("application/json, application/yaml"), "{}", refused.message);
     }
 
     #[test]
