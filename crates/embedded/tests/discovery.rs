@@ -67,7 +67,9 @@ async fn schemas_are_found_by_their_hash_and_need_not_be_sent_again() {
     let older = client.get("/openapi/v2").await.expect(200);
     assert!(older["definitions"]["io.k8s.api.apps.v1.Deployment"]["properties"]["spec"]["$ref"].is_string());
     let protobuf = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
-    client.send("GET", "/openapi/v2", &[("accept", protobuf)], "").await.refused(406, "NotAcceptable");
+    let answer = client.send("GET", "/openapi/v2", &[("accept", protobuf)], "").await;
+    assert_eq!(answer.headers["content-type"], "application/com.github.proto-openapi.spec.v2.v1.0+protobuf");
+    client.send("GET", "/openapi/v2", &[("accept", "text/html")], "").await.refused(406, "NotAcceptable");
 }
 
 #[tokio::test]

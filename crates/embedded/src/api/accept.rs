@@ -29,16 +29,23 @@ pub(crate) struct Range {
 
 /// The media ranges that can be served as JSON, in the caller's order of preference.
 pub(crate) fn ranges(header: &str) -> Vec<Range> {
+    let json = |media_type: &str| matches!(media_type, "application/json" | "application/*" | "*/*");
+    preferences(header).into_iter().filter(|(name, _)| json(name)).map(|(_, range)| range).collect()
+}
+
+/// The media types of an `Accept` header, in the caller's order of preference.
+pub(crate) fn media_types(header: &str) -> Vec<String> {
+    preferences(header).into_iter().map(|(name, _)| name).collect()
+}
+
+fn preferences(header: &str) -> Vec<(String, Range)> {
     if header.trim().is_empty() {
-        return vec![Range::default()];
+        return vec![("*/*".to_owned(), Range::default())];
     }
-    let mut ranges: Vec<(f32, Range)> = Vec::new();
+    let mut ranges: Vec<(f32, (String, Range))> = Vec::new();
     for part in header.split(',') {
         let mut pieces = part.split(';').map(str::trim);
         let media_type = pieces.next().unwrap_or_default().to_ascii_lowercase();
-        if !matches!(media_type.as_str(), "application/json" | "application/*" | "*/*") {
-            continue;
-        }
         let (mut quality, mut range) = (1.0, Range::default());
         for (key, value) in pieces.filter_map(|piece| piece.split_once('=')) {
             let value = value.trim_matches('"').to_owned();
@@ -52,7 +59,7 @@ pub(crate) fn ranges(header: &str) -> Vec<Range> {
             }
         }
         if quality > 0.0 {
-            ranges.push((quality, range));
+            ranges.push((quality, (media_type, range)));
         }
     }
     ranges.sort_by(|(a, _), (b, _)| b.total_cmp(a));

@@ -1,5 +1,6 @@
 //! `/openapi/v3` and `/openapi/v2`: the schemas of what is served.
 
+mod gnostic;
 mod v2;
 mod v3;
 
@@ -13,6 +14,9 @@ use crate::{
     handle::{full, json_response},
     registry::Catalogue,
 };
+
+/// What the protobuf form of v2 is called, once its clients' older name with an `@` is put right.
+const PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
 /// Answers a request below `/openapi`.
 pub(crate) fn answer(
@@ -40,12 +44,20 @@ pub(crate) fn answer(
             Ok(cacheable(&document, "application/json", headers))
         }
         ["openapi", "v2"] => {
-            // Older clients prefer protobuf; those who take nothing else are told so.
-            if accept::ranges(accepted).is_empty() {
-                return Err(accept::not_acceptable());
-            }
-            let document = documents.get(generation, "v2", || v2::document(catalogue));
-            Ok(cacheable(&document, "application/json", headers))
+            let media_types = accept::media_types(accepted);
+            let form = media_types.iter().find_map(|media_type| match media_type.as_str() {
+                "application/json" | "application/*" | "*/*" => Some("application/json"),
+                "application/com.github.proto-openapi.spec.v2@v1.0+protobuf" | PROTOBUF => Some(PROTOBUF),
+                _ => None,
+            });
+            let form = form.ok_or_else(accept::not_acceptable)?;
+            let document = documents.get(generation, &format!("v2 {form}"), || match form {
+                PROTOBUF => gnostic::encode(&v2::value(catalogue)),
+                _ => v2::document(catalogue),
+            });
+            let mut response = cacheable(&document, form, headers);
+            response.headers_mut().append(header::VARY, HeaderValue::from_static("Accept"));
+            Ok(response)
         }
         _ => Err(Status::no_such_resource()),
     }

@@ -13,6 +13,7 @@ pub(super) fn document(catalogue: &Catalogue) -> Vec<u8> {
     value(catalogue).to_string().into_bytes()
 }
 
+/// The document before it is written out.
 pub(super) fn value(catalogue: &Catalogue) -> Value {
     let mut definitions = Map::new();
     let mut paths = Map::new();
