@@ -64,6 +64,9 @@ impl Server {
         if !info.is_resource {
             return discovery::answer(self, &info, &accept, &parts.headers);
         }
+        if !self.registry().catalogue().routes(&info.group, &info.version, &info.resource) {
+            return Ok(text(404, "404 page not found\n"));
+        }
         let watching = info.verb == "watch";
         let mutating = !matches!(info.verb.as_str(), "get" | "list" | "watch");
         let permit = self.admit(watching, mutating)?;

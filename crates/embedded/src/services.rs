@@ -10,7 +10,7 @@ use std::{
 
 use hansa_machinery::status::Cause;
 use rand::Rng;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::store::Store;
 
@@ -168,6 +168,7 @@ impl Services {
         if kind == "ExternalName" {
             return Ok(lease);
         }
+        families(service)?;
         let address = service["spec"]["clusterIP"].as_str().unwrap_or_default().to_owned();
         if address != "None" {
             let address = match address.as_str() {
@@ -281,13 +282,52 @@ struct Address {
     reserved: Option<u32>,
 }
 
+/// Fills in the IP families of a Service as a cluster with IPv4 alone does (`initIPFamilyFields`).
+fn families(service: &mut Value) -> Result<(), Vec<Cause>> {
+    let spec = &mut service["spec"];
+    // Who manages the endpoints of such a Service decides which families they are of.
+    let unmanaged = spec["clusterIP"] == "None" && spec["selector"].as_object().is_none_or(Map::is_empty);
+    if spec["ipFamilyPolicy"].is_null() {
+        spec["ipFamilyPolicy"] = if unmanaged { "RequireDualStack" } else { "SingleStack" }.into();
+    }
+    let mut found: Vec<Value> = spec["ipFamilies"].as_array().cloned().unwrap_or_default();
+    if !unmanaged {
+        let invalid = |field: String, value: &Value, why: &str| Cause {
+            reason: "FieldValueInvalid",
+            field,
+            message: format!("Invalid value: {value}: {why}"),
+        };
+        let mut causes = Vec::new();
+        if spec["ipFamilyPolicy"] == "RequireDualStack" {
+            let why = "this cluster is not configured for dual-stack services";
+            causes.push(invalid("spec.ipFamilyPolicy".into(), &spec["ipFamilyPolicy"], why));
+        }
+        for (index, family) in found.iter().enumerate().filter(|(_, family)| **family != "IPv4") {
+            let field = format!("spec.ipFamilies[{index}]");
+            causes.push(invalid(field, family, "not configured on this cluster"));
+        }
+        if !causes.is_empty() {
+            return Err(causes);
+        }
+    }
+    if found.is_empty() {
+        found.push("IPv4".into());
+    }
+    if let ([one], true) = (found.as_slice(), unmanaged && spec["ipFamilyPolicy"] != "SingleStack") {
+        let other = if one == "IPv4" { "IPv6" } else { "IPv4" };
+        found.push(other.into());
+    }
+    spec["ipFamilies"] = found.into();
+    Ok(())
+}
+
 /// An update that leaves out what was allocated keeps it, as long as its type still needs it.
 fn inherit(service: &mut Value, live: &Value) {
     let external = |service: &Value| service["spec"]["type"] == "ExternalName";
     if external(service) || external(live) {
         return;
     }
-    for field in ["clusterIP", "clusterIPs"] {
+    for field in ["clusterIP", "clusterIPs", "ipFamilyPolicy", "ipFamilies"] {
         let empty = match &service["spec"][field] {
             Value::String(text) => text.is_empty(),
             Value::Array(list) => list.is_empty(),
@@ -367,6 +407,27 @@ mod tests {
         let mut new = json!({"spec": {"type": "NodePort", "ports": [{"port": 80, "protocol": "TCP"}]}});
         services.allocate(&mut new, Some(&live)).expect("kept").keep();
         assert_eq!(new, live);
+    }
+
+    #[test]
+    fn families_are_those_of_a_cluster_with_ipv4_alone() {
+        let services = services();
+        let of = |spec: Value| {
+            let mut service = json!({"spec": spec});
+            services
+                .allocate(&mut service, None)
+                .map(|_| json!([service["spec"]["ipFamilyPolicy"], service["spec"]["ipFamilies"]]))
+        };
+        assert_eq!(of(json!({})), Ok(json!(["SingleStack", ["IPv4"]])));
+        assert_eq!(
+            of(json!({"ipFamilyPolicy": "PreferDualStack"})),
+            Ok(json!(["PreferDualStack", ["IPv4"]]))
+        );
+        let selected = json!({"clusterIP": "None", "selector": {"a": "b"}});
+        assert_eq!(of(selected), Ok(json!(["SingleStack", ["IPv4"]])));
+        assert_eq!(of(json!({"clusterIP": "None"})), Ok(json!(["RequireDualStack", ["IPv4", "IPv6"]])));
+        let refused = of(json!({"ipFamilyPolicy": "RequireDualStack", "ipFamilies": ["IPv6"]}));
+        assert_eq!(refused.map_err(|causes| causes.len()), Err(2));
     }
 
     #[test]

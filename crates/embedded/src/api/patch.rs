@@ -42,8 +42,7 @@ impl PatchKind {
             let strategic = if custom { "" } else { ", application/strategic-merge-patch+json" };
             Status::unsupported_media_type(format!(
                 "the body of the request was in an unknown format - accepted media types include: \
-                 application/json-patch+json, application/merge-patch+json{strategic}, application/apply-patch+yaml, \
-                 application/apply-patch+cbor"
+                 application/json-patch+json, application/merge-patch+json{strategic}, application/apply-patch+yaml"
             ))
         })
     }
@@ -70,14 +69,14 @@ impl Change for Patching {
                 let operations =
                     json_patch::parse(&self.patch).map_err(|error| Status::bad_request(error.to_string()))?;
                 json_patch::apply(&mut object, &operations)
-                    .map_err(|error| unpatchable(call, &error.to_string()))?;
+                    .map_err(|error| unpatchable(&error.to_string()))?;
             }
             PatchKind::Merge => merge_patch::apply(&mut object, &self.patch),
             PatchKind::Strategic => object = strategic::apply(schema, &object, &self.patch)?,
             PatchKind::Apply => {}
         }
         if !object.is_object() {
-            return Err(unpatchable(call, "the patched value is not an object"));
+            return Err(unpatchable("the patched value is not an object"));
         }
         let (kind, api_version) = (call.resource.kind.as_str(), call.resource.api_version());
         call.check_kind(&mut object, kind, &api_version)?;
@@ -145,16 +144,11 @@ impl Patching {
     }
 }
 
-/// 422: the patch is well-formed, but does not fit the object.
-fn unpatchable(call: &Call, why: &str) -> Status {
-    let mut status = Status::new(
-        422,
-        "Invalid",
-        format!("the server rejected our request due to an error in our request: {why}"),
-    );
-    (status.group, status.kind, status.name) =
-        (call.resource.group.clone(), call.resource.name.clone(), call.name.clone());
-    status
+/// 422: the patch is well-formed, but does not fit the object. The status names no object, or kubectl would print its
+/// name instead of the message.
+fn unpatchable(why: &str) -> Status {
+    let message = format!("the server rejected our request due to an error in our request: {why}");
+    Status::new(422, "Invalid", message)
 }
 
 impl Call {
@@ -199,6 +193,9 @@ pub(crate) fn parse(kind: PatchKind, bytes: &[u8]) -> Result<Document, Status> {
     let format = if kind == PatchKind::Apply { Format::Yaml } else { Format::Json };
     let json = bytes.iter().find(|b| !b.is_ascii_whitespace()).is_some_and(|b| *b == b'{');
     let format = if json { Format::Json } else { format };
+    if kind != PatchKind::Apply && serde_json::from_slice::<serde::de::IgnoredAny>(bytes).is_err() {
+        return Err(Status::bad_request("invalid JSON patch"));
+    }
     decode::parse(format, bytes).map_err(|why| {
         Status::bad_request(format!(
             "error decoding {}: {why}",

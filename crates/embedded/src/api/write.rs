@@ -182,6 +182,9 @@ impl Call {
         if let (Some(_), Some(schema)) = (&resource.custom, &resource.schema) {
             causes.extend(structural::validate_update(schema, object, live));
         }
+        if let Some(paths) = resource.custom.as_ref().and_then(|custom| custom.scale.as_ref()) {
+            causes.extend(paths.validate(object, self.subresource == "status"));
+        }
         if causes.is_empty() {
             Ok(())
         } else {

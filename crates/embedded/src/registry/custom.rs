@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use hansa_machinery::Schema;
+use hansa_machinery::{Schema, status::Cause};
 use serde_json::Value;
 
 use super::{Resource, Subresource, names, storage_name};
@@ -46,6 +46,75 @@ pub(crate) struct ScalePaths {
     pub(crate) spec_replicas: String,
     pub(crate) status_replicas: String,
     pub(crate) selector: Option<String>,
+}
+
+impl ScalePaths {
+    /// What an object has at these paths must be what a `Scale` can say (`ValidateScaleSpec`, `ValidateScaleStatus`).
+    pub(crate) fn validate(&self, object: &Value, status_only: bool) -> Vec<Cause> {
+        let mut causes = Vec::new();
+        let mut invalid = |path: &str, value: &str, detail: String| {
+            let message = format!("Invalid value: {value}: {detail}");
+            causes.push(Cause { reason: "FieldValueInvalid", field: path.to_owned(), message });
+        };
+        let replicas =
+            (!status_only).then_some(&self.spec_replicas).into_iter().chain([&self.status_replicas]);
+        for path in replicas {
+            let number = at(object, path).and_then(|found| match found {
+                None => Ok(0),
+                Some(value) => value.as_i64().ok_or_else(|| wrong_type(path, value, "int64")),
+            });
+            match number {
+                Err(detail) => invalid(path, "0", detail),
+                Ok(n) if n < 0 => invalid(path, &n.to_string(), "should be a non-negative integer".into()),
+                Ok(n) if n > i64::from(i32::MAX) => {
+                    let detail = format!("should be less than or equal to {}", i32::MAX);
+                    invalid(path, &n.to_string(), detail);
+                }
+                Ok(_) => {}
+            }
+        }
+        if let Some(path) = &self.selector {
+            match at(object, path) {
+                Ok(Some(value)) if !value.is_string() => {
+                    invalid(path, "\"\"", wrong_type(path, value, "string"));
+                }
+                Err(detail) => invalid(path, "\"\"", detail),
+                Ok(_) => {}
+            }
+        }
+        causes
+    }
+}
+
+/// The value at a path such as `.spec.replicas`; below a value that is not an object there is an error.
+fn at<'a>(object: &'a Value, path: &str) -> Result<Option<&'a Value>, String> {
+    let (mut value, mut walked) = (object, String::new());
+    for name in path.trim_start_matches('.').split('.') {
+        walked = format!("{walked}.{name}");
+        match value {
+            Value::Null => return Ok(None),
+            Value::Object(map) => match map.get(name) {
+                Some(found) => value = found,
+                None => return Ok(None),
+            },
+            other => return Err(wrong_type(&walked, other, "map[string]interface{}")),
+        }
+    }
+    Ok(Some(value))
+}
+
+/// The complaint about a value, with the names that Go has for types.
+fn wrong_type(path: &str, value: &Value, wanted: &str) -> String {
+    let (shown, found) = match value {
+        Value::Null => ("<nil>".into(), "<nil>"),
+        Value::Bool(flag) => (flag.to_string(), "bool"),
+        Value::Number(number) if number.is_f64() => (number.to_string(), "float64"),
+        Value::Number(number) => (number.to_string(), "int64"),
+        Value::String(text) => (text.clone(), "string"),
+        Value::Array(_) => (value.to_string(), "[]interface {}"),
+        Value::Object(_) => (value.to_string(), "map[string]interface {}"),
+    };
+    format!("{path} accessor error: {shown} is of the type {found}, expected {wanted}")
 }
 
 /// The status of the condition `kind` of a definition.

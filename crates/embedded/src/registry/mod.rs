@@ -152,6 +152,14 @@ impl Catalogue {
         self.version(group, version)?.get(plural)
     }
 
+    /// Whether anything answers below this URL: a resource, or a built-in group to say that it has none of this name.
+    /// Where nothing does, kube-apiserver's answer is a bare page, which makes clients add what they asked for.
+    pub(crate) fn routes(&self, group: &str, version: &str, plural: &str) -> bool {
+        self.version(group, version).is_some_and(|resources| {
+            resources.contains_key(plural) || resources.values().any(|resource| resource.custom.is_none())
+        })
+    }
+
     /// The preferred version of the resource stored under this name.
     pub(crate) fn stored(&self, storage: &str) -> Option<&Arc<Resource>> {
         self.by_storage.get(storage)
