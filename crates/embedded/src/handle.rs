@@ -4,6 +4,7 @@ use std::{
     io::Write,
     panic::AssertUnwindSafe,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
@@ -37,6 +38,9 @@ use crate::{
 /// The largest request body, as kube-apiserver has it.
 const MAX_BODY: usize = 3 * 1024 * 1024;
 
+/// How long a request may wait for its turn.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// Answers smaller than this are not compressed.
 const MIN_COMPRESSED: usize = 128 * 1024;
 
@@ -69,7 +73,7 @@ impl Server {
         }
         let watching = info.verb == "watch";
         let mutating = !matches!(info.verb.as_str(), "get" | "list" | "watch");
-        let permit = self.admit(watching, mutating)?;
+        let permit = self.admit(watching, mutating).await?;
         let gzip = header_text(&parts.headers, header::ACCEPT_ENCODING)
             .split(',')
             .any(|e| e.trim().starts_with("gzip"));
@@ -88,20 +92,29 @@ impl Server {
         Ok(with_warnings(response, &call))
     }
 
-    /// A place among the requests that are served at a time.
-    fn admit(&self, watching: bool, mutating: bool) -> Result<OwnedSemaphorePermit, Status> {
+    /// A place among the requests that are served at a time. A burst waits its turn for a moment, as it would under
+    /// Kubernetes' priority and fairness; what is more than a burst is turned away.
+    async fn admit(&self, watching: bool, mutating: bool) -> Result<OwnedSemaphorePermit, Status> {
         let inner = self.inner();
         let slots: &Arc<Semaphore> = match (watching, mutating) {
             (true, _) => &inner.watches,
             (_, true) => &inner.writes,
             _ => &inner.reads,
         };
-        slots.clone().try_acquire_owned().map_err(|_| {
+        if let Ok(permit) = slots.clone().try_acquire_owned() {
+            return Ok(permit);
+        }
+        let refused = || {
             Status::too_many_requests(
                 "the server has received too many requests and has asked us to try again later",
                 1,
             )
-        })
+        };
+        let _place = inner.waiting.try_acquire().map_err(|_| refused())?;
+        match tokio::time::timeout(PATIENCE, slots.clone().acquire_owned()).await {
+            Ok(Ok(permit)) => Ok(permit),
+            _ => Err(refused()),
+        }
     }
 
     /// The resource a request names, with everything else about the request.

@@ -34,12 +34,14 @@ pub struct Concurrency {
     pub writes: usize,
     /// Open watches.
     pub watches: usize,
+    /// Requests that wait for one of these places.
+    pub waiting: usize,
 }
 
 impl Default for Concurrency {
     /// kube-apiserver's own limits for requests; watches as its budget asks for.
     fn default() -> Self {
-        Self { reads: 400, writes: 200, watches: 20_000 }
+        Self { reads: 400, writes: 200, watches: 20_000, waiting: 2_000 }
     }
 }
 
@@ -105,6 +107,7 @@ pub(crate) struct Inner {
     pub(crate) reads: Arc<Semaphore>,
     pub(crate) writes: Arc<Semaphore>,
     pub(crate) watches: Arc<Semaphore>,
+    pub(crate) waiting: Semaphore,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -144,6 +147,7 @@ impl Server {
             reads: Arc::new(Semaphore::new(options.concurrency.reads)),
             writes: Arc::new(Semaphore::new(options.concurrency.writes)),
             watches: Arc::new(Semaphore::new(options.concurrency.watches)),
+            waiting: Semaphore::new(options.concurrency.waiting),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
             options,

@@ -75,7 +75,7 @@ async fn schemas_are_found_by_their_hash_and_need_not_be_sent_again() {
 #[tokio::test]
 async fn too_many_requests_at_once_are_turned_away_politely() {
     let mut options = Options::new("test", Storage::Memory);
-    options.concurrency = Concurrency { writes: 0, ..Concurrency::default() };
+    options.concurrency = Concurrency { writes: 0, waiting: 0, ..Concurrency::default() };
     let server = Server::open(options).await.unwrap_or_else(|e| panic!("{e}"));
     let client = Client { server, user: User::new("admin", ["system:masters"]) };
     let answer = client.post("/api/v1/namespaces/default/configmaps", &config_map("a", json!({}))).await;
