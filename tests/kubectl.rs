@@ -109,7 +109,7 @@ fn kubectl_hears_what_a_real_server_says() {
         noise: noise(),
         differences: Vec::new(),
     };
-    for part in [create_and_read, apply, patches, refusals, custom_resources, deletion, access] {
+    for part in [create_and_read, more_verbs, apply, patches, refusals, custom_resources, deletion, access] {
         part(&mut pair);
     }
     assert!(
@@ -186,6 +186,49 @@ fn create_and_read(p: &mut Pair) {
     p.ok("explain configmap --recursive");
     p.refused("get --raw /api/v1/namespaces/k/configmaps/absent", "");
     p.ok("get ns default kube-system kube-public kube-node-lease -o name");
+}
+
+fn more_verbs(p: &mut Pair) {
+    p.ok("get cm -n k -l a --show-labels");
+    p.ok("get cm -n k -o custom-columns=N:.metadata.name,L:.metadata.labels --sort-by=.metadata.name");
+    p.ok("get cm -n k -l a=b -o json");
+    p.ok("get cm,secrets,svc -n k -l nothing=here");
+    p.ok("label cm one -n k --list");
+    p.refused("label cm one -n k a=c", "");
+    p.ok("expose deployment web -n k --port=80 --name=exposed --dry-run=server -o jsonpath={.spec.selector}");
+    p.ok("autoscale deployment web -n k --min=1 --max=3 --cpu=80%");
+    p.ok("get hpa web -n k -o jsonpath={.spec}");
+    p.ok("run once -n k --image=busybox:1.37 --restart=Never --dry-run=server -o jsonpath={.spec.containers[0].image}{.spec.dnsPolicy}{.spec.tolerations}");
+    p.refused("run Bad_Name -n k --image=busybox:1.37", "");
+    p.refused("create secret tls t -n k --cert=/nonexistent --key=/nonexistent", "");
+    p.refused("create rolebinding reader -n k --role=reader --user=a", "");
+    p.refused("create quota q2 -n k --hard=pods=many", "");
+    p.refused("create ingress bad -n k --rule=-bad-/x=svc:80", "");
+    p.ok("create clusterrole agg --aggregation-rule=a=b");
+    p.ok("get clusterrole agg -o jsonpath={.aggregationRule}");
+    p.ok("delete clusterrole agg");
+    p.refused("get --raw /api/v1/namespaces/k/nothings", "");
+    p.refused("get --raw /apis/none.example.org/v1/things", "");
+    p.refused("get --raw /nothing", "");
+    p.refused("get --raw /api/v1/namespaces/k/configmaps?limit=x", "");
+    p.refused("get --raw /api/v1/namespaces/k/configmaps?resourceVersion=x", "");
+    p.refused("replace -f -", &CONFIG.replace("\"one\"", "\"absent\""));
+    p.refused(
+        "replace -f -",
+        &CONFIG.replace("\"name\":\"one\"", "\"name\":\"one\",\"resourceVersion\":\"1\""),
+    );
+    p.refused(
+        "create -f -",
+        &CONFIG.replace("\"a\":\"b\"", "\"a\":\"not a label\"").replace("\"one\"", "\"l\""),
+    );
+    p.feed(
+        "create -f -",
+        &CONFIG.replace("\"one\"", "\"fixed\"").replace("\"data\"", "\"immutable\":true,\"data\""),
+    );
+    p.refused(r#"patch cm fixed -n k --type=merge -p {"data":{"x":"2"}}"#, "");
+    p.ok("delete cm fixed -n k --grace-period=0");
+    p.ok("delete cm -n k page0 page1 -o name");
+    p.refused("delete cm -n k page0 page2", "");
 }
 
 fn apply(p: &mut Pair) {

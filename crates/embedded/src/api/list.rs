@@ -140,7 +140,8 @@ pub(crate) fn resource_version(query: &Query) -> Result<Option<u64>, Status> {
         "" | "0" => Ok(None),
         text => text.parse().map(Some).map_err(|_| {
             Status::bad_request(format!(
-                "Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax"
+                "invalid resource version: resourceVersion: Invalid value: {text:?}: \
+                 strconv.ParseUint: parsing {text:?}: invalid syntax"
             ))
         }),
     }
