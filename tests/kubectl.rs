@@ -196,8 +196,6 @@ fn more_verbs(p: &mut Pair) {
     p.ok("label cm one -n k --list");
     p.refused("label cm one -n k a=c", "");
     p.ok("expose deployment web -n k --port=80 --name=exposed --dry-run=server -o jsonpath={.spec.selector}");
-    p.ok("autoscale deployment web -n k --min=1 --max=3 --cpu=80%");
-    p.ok("get hpa web -n k -o jsonpath={.spec}");
     p.ok("run once -n k --image=busybox:1.37 --restart=Never --dry-run=server -o jsonpath={.spec.containers[0].image}{.spec.dnsPolicy}{.spec.tolerations}");
     p.refused("run Bad_Name -n k --image=busybox:1.37", "");
     p.refused("create secret tls t -n k --cert=/nonexistent --key=/nonexistent", "");
