@@ -66,7 +66,7 @@ fn go_build(module: &Path, cache: &Path, ldflags: &str, binaries: &[(&str, &str)
         let unfinished = cache.join(format!("{name}.new"));
         let status = Command::new("go")
             .current_dir(module)
-            .envs([("CGO_ENABLED", "0"), ("GOTOOLCHAIN", "local"), ("GOWORK", "off")])
+            .envs([("CGO_ENABLED", "0"), ("GOWORK", "off")])
             .args(["build", "-mod=readonly", "-trimpath", "-ldflags", ldflags, "-o"])
             .args([unfinished.as_os_str(), package.as_ref()])
             .status()?;
