@@ -10,6 +10,7 @@ pub mod real;
 use std::{
     fmt::Debug,
     path::PathBuf,
+    sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
 
@@ -52,7 +53,16 @@ pub fn root() -> PathBuf {
     package.ancestors().find(|dir| dir.join("ARCHITECTURE.md").is_file()).unwrap().to_owned()
 }
 
-/// A port nobody listens on at the moment of asking.
+/// A port nobody listens on at the moment of asking, below those that the system gives to outgoing connections, so that none
+/// of them takes it before the server it is for does.
 pub fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let start = std::process::id().wrapping_mul(101);
+    loop {
+        let number = start.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % 20_000;
+        let port = 11_000 + u16::try_from(number).unwrap();
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
