@@ -22,6 +22,10 @@ pub(super) fn claim(o: &At<'_>, old: Option<&At<'_>>, found: &mut Found) {
             if old_spec.get("volumeName").is_empty() {
                 map.remove("volumeName");
             }
+            // A claim that was made before there was a default class may be given it later.
+            if old_spec.get("storageClassName").value.is_null() {
+                map.remove("storageClassName");
+            }
             if bound {
                 map.remove("volumeAttributesClassName");
             }
