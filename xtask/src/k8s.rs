@@ -32,6 +32,32 @@ pub(crate) fn assets(root: &Path) -> Result<Option<PathBuf>> {
     build(root).map(Some)
 }
 
+/// The KubeFed release that Hansa takes the place of, which the tests use as a client, a predecessor and a peer.
+const KUBEFED_VERSION: &str = "0.10.0";
+
+const KUBEFED: &[(&str, &str)] = &[
+    ("kubefedctl", "sigs.k8s.io/kubefed/cmd/kubefedctl"),
+    ("kubefed-controller-manager", "sigs.k8s.io/kubefed/cmd/controller-manager"),
+    ("kubefed-webhook", "sigs.k8s.io/kubefed/cmd/webhook"),
+];
+
+/// The directory with the genuine programs of KubeFed: `HANSA_KUBEFED_ASSETS` if that is set, else built; `None` without a Go
+/// toolchain.
+pub(crate) fn kubefed(root: &Path) -> Result<Option<PathBuf>> {
+    if let Some(dir) = env::var_os("HANSA_KUBEFED_ASSETS").map(PathBuf::from) {
+        return Ok(Some(dir));
+    }
+    if Command::new("go").arg("version").output().is_err() {
+        return Ok(None);
+    }
+    let cache = cache_dir()?.join("kubefed").join(KUBEFED_VERSION);
+    fs::create_dir_all(&cache).with_context(|| cache.display().to_string())?;
+    let lock = fs::File::create(cache.join("lock"))?;
+    lock.lock().context("cannot lock the cache")?;
+    go_build(&root.join("xtask/kubernetes/kubefed"), &cache, "-s -w", KUBEFED)?;
+    Ok(Some(cache))
+}
+
 /// Builds what the cache lacks. The cache is keyed by the pinned modules, and a lock keeps parallel runs apart.
 fn build(root: &Path) -> Result<PathBuf> {
     let cache = cache_dir()?.join("kubernetes").join(KUBERNETES_VERSION);

@@ -19,7 +19,7 @@ usage: cargo xtask TASK
 
   up [ARGS]      build the optimised binary and run `hansa up --sandbox 2 ARGS`
   test [ARGS]    run every test; the end-to-end ones against embedded and against real clusters
-  k8s            obtain etcd, kube-apiserver, kube-controller-manager and kubectl; print where they are
+  k8s            obtain etcd, kube-apiserver, kube-controller-manager, kubectl and KubeFed; print where they are
   bench [ARGS]   measure the budgets of the design, side by side with real peers
   crds           regenerate deploy/ from crates/api
   openapi        regenerate crates/machinery/data and crates/embedded/data from the Kubernetes source module";
@@ -62,6 +62,9 @@ fn test(root: &Path, args: Vec<OsString>) -> Result<()> {
     if let Some(dir) = &assets {
         tests.env("KUBEBUILDER_ASSETS", dir);
     }
+    if let Some(dir) = k8s::kubefed(root)? {
+        tests.env("HANSA_KUBEFED_ASSETS", dir);
+    }
     run(&mut tests)?;
     if assets.is_none() {
         eprintln!(
@@ -79,6 +82,9 @@ fn k8s(root: &Path) -> Result<()> {
     let dir =
         k8s::assets(root)?.context("there is no `go` on this machine and KUBEBUILDER_ASSETS is not set")?;
     println!("{}", dir.display());
+    if let Some(dir) = k8s::kubefed(root)? {
+        println!("{}", dir.display());
+    }
     Ok(())
 }
 
@@ -90,6 +96,9 @@ fn bench(root: &Path, args: Vec<OsString>) -> Result<()> {
     match k8s::assets(root)? {
         Some(dir) => drop(command.env("KUBEBUILDER_ASSETS", dir)),
         None => eprintln!("no real kube-apiserver on this machine: figures come without their ratio"),
+    }
+    if let Some(dir) = k8s::kubefed(root)? {
+        command.env("HANSA_KUBEFED_ASSETS", dir);
     }
     run(&mut command)
 }

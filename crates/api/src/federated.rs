@@ -71,6 +71,24 @@ pub fn crd_of(federated: &ApiResource, has_replicas: bool, target_short_names: &
 
 fn schema(has_replicas: bool) -> Value {
     let string = json!({ "type": "string" });
+    let selector = json!({
+        "type": "object",
+        "properties": {
+            "matchLabels": { "type": "object", "additionalProperties": string },
+            "matchExpressions": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "properties": {
+                        "key": string,
+                        "operator": string,
+                        "values": { "type": "array", "items": string },
+                    },
+                    "required": ["key", "operator"],
+                },
+            },
+        },
+    });
     let mut spec = json!({
         "template": { "type": "object", "x-kubernetes-preserve-unknown-fields": true },
         "placement": {
@@ -80,24 +98,7 @@ fn schema(has_replicas: bool) -> Value {
                     "type": "array",
                     "items": { "type": "object", "properties": { "name": string }, "required": ["name"] },
                 },
-                "clusterSelector": {
-                    "type": "object",
-                    "properties": {
-                        "matchLabels": { "type": "object", "additionalProperties": string },
-                        "matchExpressions": {
-                            "type": "array",
-                            "items": {
-                                "type": "object",
-                                "properties": {
-                                    "key": string,
-                                    "operator": string,
-                                    "values": { "type": "array", "items": string },
-                                },
-                                "required": ["key", "operator"],
-                            },
-                        },
-                    },
-                },
+                "clusterSelector": selector,
             },
         },
         "overrides": {
@@ -106,6 +107,9 @@ fn schema(has_replicas: bool) -> Value {
                 "type": "object",
                 "properties": {
                     "clusterName": string,
+                    // Beside KubeFed's own fields: overrides for all clusters that a selector matches, and as a merge patch.
+                    "clusterSelector": selector,
+                    "strategicMergePatch": { "type": "object", "x-kubernetes-preserve-unknown-fields": true },
                     "clusterOverrides": {
                         "type": "array",
                         "items": {
@@ -145,6 +149,7 @@ fn schema(has_replicas: bool) -> Value {
                                 "type": string,
                                 "status": string,
                                 "reason": string,
+                                "message": string,
                                 "lastUpdateTime": { "type": "string", "format": "date-time" },
                                 "lastTransitionTime": { "type": "string", "format": "date-time" },
                             },
@@ -159,6 +164,20 @@ fn schema(has_replicas: bool) -> Value {
                                 "name": string,
                                 "status": string,
                                 "message": string,
+                                "conditions": {
+                                    "type": "array",
+                                    "items": {
+                                        "type": "object",
+                                        "properties": {
+                                            "type": string,
+                                            "status": string,
+                                            "reason": string,
+                                            "message": string,
+                                            "lastTransitionTime": { "type": "string", "format": "date-time" },
+                                        },
+                                        "required": ["type", "status"],
+                                    },
+                                },
                                 "remoteStatus": { "type": "object", "x-kubernetes-preserve-unknown-fields": true },
                             },
                             "required": ["name"],

@@ -15,6 +15,9 @@ pub const MANAGED_FALSE: &str = "false";
 pub const ANNOTATION_ORPHAN: &str = "kubefed.io/orphan";
 /// On a federated object: the `DeleteOptions`, as JSON, used in the members (`spec/kubefed.md §2.7`).
 pub const ANNOTATION_DELETE_OPTION: &str = "kubefed.io/deleteoption";
+/// On a federated object: `"true"` has a copy deleted and made anew where a member refuses a change because a field of it is
+/// immutable. KubeFed had no such thing.
+pub const ANNOTATION_RECREATE: &str = "kubefed.io/recreate";
 /// The finalizer of federated objects.
 pub const FINALIZER_SYNC: &str = "kubefed.io/sync-controller";
 /// The finalizer of FederatedTypeConfigs.
