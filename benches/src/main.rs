@@ -5,6 +5,8 @@
 mod support;
 
 mod client;
+mod federation;
+mod fleet;
 mod gateway;
 mod memory;
 mod propagation;
@@ -30,9 +32,16 @@ fn main() {
         ("server", server::run),
         ("gateway", gateway::run),
         ("propagation", propagation::run),
+        ("federation", federation::run),
         ("memory", memory::run),
     ];
     let wanted: Vec<String> = env::args().skip(1).collect();
+    // The bare loop runs in a process of its own, as the controllers that it is compared with do.
+    if let [part, plan] = wanted.as_slice()
+        && part == fleet::BARE
+    {
+        return fleet::bare(std::path::Path::new(plan));
+    }
     if let Some(unknown) = wanted.iter().find(|w| !parts.iter().any(|(name, _)| name == w)) {
         let names: Vec<&str> = parts.iter().map(|(name, _)| *name).collect();
         eprintln!("there is no part {unknown:?}; there are: {}", names.join(", "));

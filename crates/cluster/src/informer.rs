@@ -3,19 +3,17 @@
 //! Each object is projected at the door into a few words ([`Observed`]), and an object that several members have is named once: 100,000 copies
 //! of 10,000 objects take some ten megabytes.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use futures::StreamExt;
 use hansa_api::names;
-use kube::Api;
-use kube::api::{DynamicObject, PartialObjectMeta};
+use kube::api::{Api, DynamicObject};
 use kube::core::ApiResource;
-use kube::runtime::watcher::Event;
-use kube::runtime::{WatchStreamExt, watcher};
 use tokio_util::sync::CancellationToken;
 
+use crate::feed::{Feed, Meta, Step};
 use crate::marks::Marks;
 use crate::member::Member;
 use crate::registry::{Registry, lock};
@@ -68,7 +66,8 @@ pub struct Observed {
 pub struct ResourceVersion(Result<u64, Box<str>>);
 
 impl ResourceVersion {
-    fn new(text: &str) -> Self {
+    /// Reads a resourceVersion.
+    pub fn new(text: &str) -> Self {
         match text.parse::<u64>() {
             Ok(number) if number.to_string() == text => Self(Ok(number)),
             _ => Self(Err(text.into())),
@@ -87,13 +86,13 @@ impl fmt::Display for ResourceVersion {
 
 /// A UID, kept small: nearly all are UUIDs.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Uid(Result<u128, Box<str>>);
+pub struct Uid(Result<[u8; 16], Box<str>>);
 
 impl Uid {
     /// Reads a UID.
     pub fn new(text: &str) -> Self {
         let hex: String = text.split('-').collect();
-        let parsed = u128::from_str_radix(&hex, 16).map(|number| Self(Ok(number)));
+        let parsed = u128::from_str_radix(&hex, 16).map(|number| Self(Ok(number.to_be_bytes())));
         match parsed {
             Ok(uid) if uid.to_string() == text => uid,
             _ => Self(Err(text.into())),
@@ -105,7 +104,7 @@ impl fmt::Display for Uid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
             Ok(number) => {
-                let hex = format!("{number:032x}");
+                let hex = format!("{:032x}", u128::from_be_bytes(*number));
                 write!(f, "{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
             }
             Err(text) => f.write_str(text),
@@ -192,58 +191,42 @@ impl Informers {
         let rows = self.table.read();
         match rows.members.get(member) {
             Some(state) if state.synced => {
-                let held = rows.objects.get(&ObjectKey::new(namespace, name));
-                let found = held.and_then(|held| held.1.iter().find(|(holder, _)| &**holder == member));
-                found.map_or(Lookup::Absent, |(_, observed)| Lookup::Present(observed.clone()))
+                let found = rows.held(namespace, name).iter().find(|held| held.slot == state.slot);
+                found.map_or(Lookup::Absent, |held| Lookup::Present(held.observed.clone()))
             }
             state => Lookup::Unknown(state.and_then(|state| state.error.clone())),
         }
     }
 
-    /// One object in every member that is watched; of others nothing is known.
-    pub fn look(&self, namespace: &str, name: &str) -> BTreeMap<Arc<str>, Lookup> {
+    /// The members that have an object, whether all their objects have been read or not.
+    pub fn holders(&self, namespace: &str, name: &str) -> Vec<Arc<str>> {
         let rows = self.table.read();
-        let held = rows.objects.get(&ObjectKey::new(namespace, name));
-        let mut found: BTreeMap<&str, &Observed> = BTreeMap::new();
-        found.extend(
-            held.into_iter().flat_map(|held| &held.1).map(|(holder, observed)| (&**holder, observed)),
-        );
-        let look = |(member, state): (&Arc<str>, &MemberState)| {
-            let lookup = match found.get(&**member) {
-                _ if !state.synced => Lookup::Unknown(state.error.clone()),
-                Some(observed) => Lookup::Present((*observed).clone()),
-                None => Lookup::Absent,
-            };
-            (member.clone(), lookup)
-        };
-        rows.members.iter().map(look).collect()
-    }
-
-    /// One object in all members that have it, read or not.
-    pub fn holders(&self, namespace: &str, name: &str) -> Vec<(Arc<str>, Observed)> {
-        self.table
-            .read()
-            .objects
-            .get(&ObjectKey::new(namespace, name))
-            .map(|held| held.1.clone())
-            .unwrap_or_default()
+        let name_of = |held: &Held| rows.names.get(held.slot as usize).cloned();
+        rows.held(namespace, name).iter().filter_map(name_of).collect()
     }
 
     /// The names of all objects that some member has.
     pub fn keys(&self) -> Vec<Arc<ObjectKey>> {
-        self.table.read().objects.values().map(|held| held.0.clone()).collect()
+        self.table.read().objects.keys().cloned().collect()
     }
 }
 
-type Held = (Arc<ObjectKey>, Vec<(Arc<str>, Observed)>);
+/// What one member has of an object.
+struct Held {
+    slot: u32,
+    observed: Observed,
+}
 
 #[derive(Default)]
 struct Rows {
-    objects: BTreeMap<ObjectKey, Held>,
+    objects: BTreeMap<Arc<ObjectKey>, Vec<Held>>,
     members: BTreeMap<Arc<str>, MemberState>,
+    /// Every member there ever was; its place is the number by which its objects are found.
+    names: Vec<Arc<str>>,
 }
 
 struct MemberState {
+    slot: u32,
     connection: u64,
     ready: bool,
     /// Whether the watch failed since it was begun; it may then be waiting to try again.
@@ -327,8 +310,8 @@ impl Table {
             for name in gone {
                 if let Some(state) = rows.members.remove(&name) {
                     state.stop.cancel();
+                    rows.forget(state.slot, |_| true);
                 }
-                rows.forget(&name, |_| true);
             }
             for (name, member) in &snapshot.members {
                 let Some(client) = member.client.clone() else { continue };
@@ -349,6 +332,7 @@ impl Table {
                 }
                 let stop = self.stop.child_token();
                 let state = MemberState {
+                    slot: rows.slot(&name),
                     connection: member.connection,
                     ready: member.ready,
                     failed: false,
@@ -361,60 +345,96 @@ impl Table {
             }
         }
         for (name, member, client, stop) in begin {
-            let api: Api<PartialObjectMeta<DynamicObject>> = match namespace {
-                Some(namespace) => Api::namespaced_with(client, namespace, target),
-                None => Api::all_with(client, target),
+            let api: Api<DynamicObject> = match namespace {
+                Some(namespace) => Api::namespaced_with(client.clone(), namespace, target),
+                None => Api::all_with(client.clone(), target),
             };
-            let table = Arc::downgrade(self);
-            tokio::spawn(async move {
-                stop.clone().run_until_cancelled(watch(table, name, member.connection, api)).await;
-            });
+            let selector = format!("{}={}", names::LABEL_MANAGED, names::MANAGED_TRUE);
+            let feed = Feed::new(client, api.resource_url()).selecting(selector).only_metadata();
+            let watch = Watch { table: Arc::downgrade(self), member: name, connection: member.connection };
+            tokio::spawn(async move { stop.clone().run_until_cancelled(watch.follow(feed)).await });
         }
     }
 
     /// Changes rows of a member on behalf of the watch of one connection; a watch that has been replaced changes nothing.
-    fn edit(&self, member: &Arc<str>, connection: u64, edit: impl FnOnce(&mut Rows) -> Vec<Change>) {
+    fn edit<C: IntoIterator<Item = Change>>(
+        &self,
+        member: &Arc<str>,
+        connection: u64,
+        edit: impl FnOnce(&mut Rows, u32) -> C,
+    ) {
         let changes = {
             let mut rows = self.write();
-            if rows.members.get(member).is_none_or(|state| state.connection != connection) {
-                return;
+            match rows.members.get(member).filter(|state| state.connection == connection) {
+                Some(state) => {
+                    let slot = state.slot;
+                    edit(&mut rows, slot)
+                }
+                None => return,
             }
-            edit(&mut rows)
         };
-        changes.iter().for_each(|change| self.tell(change));
+        changes.into_iter().for_each(|change| self.tell(&change));
     }
 }
 
 impl Rows {
-    fn put(&mut self, member: &Arc<str>, key: ObjectKey, observed: Observed) -> Option<Arc<ObjectKey>> {
-        let held =
-            self.objects.entry(key).or_insert_with_key(|key| (Arc::new(key.clone()), Vec::with_capacity(1)));
-        match held.1.iter_mut().find(|(holder, _)| holder == member) {
-            Some((_, former)) if *former == observed => return None,
-            Some((_, former)) => *former = observed,
-            None => held.1.push((member.clone(), observed)),
+    fn slot(&mut self, member: &Arc<str>) -> u32 {
+        let slot = self.names.iter().position(|name| name == member).unwrap_or(self.names.len());
+        if slot == self.names.len() {
+            self.names.push(member.clone());
         }
-        Some(held.0.clone())
+        u32::try_from(slot).unwrap_or(u32::MAX)
+    }
+
+    fn held(&self, namespace: &str, name: &str) -> &[Held] {
+        self.objects.get(&ObjectKey::new(namespace, name)).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    fn put(&mut self, slot: u32, key: ObjectKey, mut observed: Observed) -> Option<Arc<ObjectKey>> {
+        let entry = match self.objects.entry(Arc::new(key)) {
+            Entry::Occupied(entry) => entry,
+            Entry::Vacant(entry) => entry.insert_entry(Vec::with_capacity(1)),
+        };
+        let key = entry.key().clone();
+        let held = entry.into_mut();
+        // The copies of one object mostly bear the same marks.
+        let marks = held.iter().map(|held| &held.observed.marks).find(|marks| **marks == observed.marks);
+        if let Some(marks) = marks.filter(|marks| !marks.is_shared(&observed.marks)) {
+            observed.marks = marks.clone();
+        }
+        match held.iter_mut().find(|held| held.slot == slot) {
+            Some(former) if former.observed == observed => return None,
+            Some(former) => former.observed = observed,
+            None => {
+                // Doubling would leave a hundred thousand empty places.
+                if held.len() == held.capacity() {
+                    held.reserve_exact(held.len() / 4 + 1);
+                }
+                held.push(Held { slot, observed });
+            }
+        }
+        Some(key)
     }
 
     /// Removes the objects of a member that `which` chooses; returns their names.
-    fn forget(&mut self, member: &Arc<str>, which: impl Fn(&ObjectKey) -> bool) -> Vec<Arc<ObjectKey>> {
+    fn forget(&mut self, slot: u32, which: impl Fn(&ObjectKey) -> bool) -> Vec<Arc<ObjectKey>> {
         let mut gone = Vec::new();
         self.objects.retain(|key, held| {
-            if which(key) && held.1.iter().any(|(holder, _)| holder == member) {
-                held.1.retain(|(holder, _)| holder != member);
-                gone.push(held.0.clone());
+            if which(key) && held.iter().any(|held| held.slot == slot) {
+                held.retain(|held| held.slot != slot);
+                gone.push(key.clone());
             }
-            !held.1.is_empty()
+            !held.is_empty()
         });
         gone
     }
 
-    fn remove(&mut self, member: &Arc<str>, key: &ObjectKey) -> Option<Arc<ObjectKey>> {
+    fn remove(&mut self, slot: u32, key: &ObjectKey) -> Option<Arc<ObjectKey>> {
+        let name = self.objects.get_key_value(key).map(|(name, _)| name.clone())?;
         let held = self.objects.get_mut(key)?;
-        let before = held.1.len();
-        held.1.retain(|(holder, _)| holder != member);
-        let (name, after) = (held.0.clone(), held.1.len());
+        let before = held.len();
+        held.retain(|held| held.slot != slot);
+        let after = held.len();
         if after == 0 {
             self.objects.remove(key);
         }
@@ -422,89 +442,77 @@ impl Rows {
     }
 }
 
-fn project(object: PartialObjectMeta<DynamicObject>) -> Option<(ObjectKey, Observed)> {
-    let metadata = object.metadata;
-    let key = ObjectKey::new(metadata.namespace.as_deref().unwrap_or_default(), metadata.name.as_deref()?);
-    let managed = metadata.labels.as_ref().and_then(|labels| labels.get(names::LABEL_MANAGED));
-    let observed = Observed {
-        resource_version: ResourceVersion::new(metadata.resource_version.as_deref().unwrap_or_default()),
-        generation: metadata.generation.unwrap_or_default(),
-        uid: Uid::new(metadata.uid.as_deref().unwrap_or_default()),
-        managed: managed.and_then(|value| value.parse().ok()),
-        deleting: metadata.deletion_timestamp.is_some(),
-        marks: Marks::of_metadata(&metadata),
-    };
-    Some((key, observed))
+fn key(meta: &Meta<'_>) -> ObjectKey {
+    ObjectKey::new(&meta.namespace, &meta.name)
 }
 
-/// The watch of one member, which tries again by itself and waits longer each time.
-async fn watch(
+fn observed(meta: &Meta<'_>) -> Observed {
+    let managed = meta.labels().find(|(key, _)| *key == names::LABEL_MANAGED);
+    Observed {
+        resource_version: ResourceVersion::new(&meta.resource_version),
+        generation: meta.generation,
+        uid: Uid::new(&meta.uid),
+        managed: managed.and_then(|(_, value)| value.parse().ok()),
+        deleting: meta.is_deleting(),
+        marks: Marks::new(meta.labels(), meta.annotations()),
+    }
+}
+
+/// The watch of one member.
+struct Watch {
     table: std::sync::Weak<Table>,
     member: Arc<str>,
     connection: u64,
-    api: Api<PartialObjectMeta<DynamicObject>>,
-) {
-    let selector = format!("{}={}", names::LABEL_MANAGED, names::MANAGED_TRUE);
-    let config = watcher::Config::default().labels(&selector).page_size(500);
-    let mut events = watcher(api, config).default_backoff().boxed();
-    let mut listed: HashSet<ObjectKey> = HashSet::new();
-    while let Some(event) = events.next().await {
-        let Some(table) = table.upgrade() else { return };
+}
+
+impl Watch {
+    async fn follow(self, feed: Feed) {
+        let mut listed = HashSet::new();
+        feed.follow(|step| self.take(&mut listed, step)).await;
+    }
+
+    fn take(&self, listed: &mut HashSet<ObjectKey>, step: Step<'_>) {
+        let Self { member, connection, .. } = self;
+        let Some(table) = self.table.upgrade() else { return };
         let object = |key| Change::Object { member: member.clone(), key };
-        match event {
-            Ok(Event::Init) => listed.clear(),
-            Ok(Event::InitApply(found)) => {
-                let Some((key, observed)) = project(found) else { continue };
-                listed.insert(key.clone());
-                table.edit(&member, connection, |rows| {
-                    rows.put(&member, key, observed).map(object).into_iter().collect()
+        match step {
+            Step::Begin => listed.clear(),
+            Step::Listed(found) => {
+                listed.insert(key(&found.meta));
+                table.edit(member, *connection, |rows, slot| {
+                    rows.put(slot, key(&found.meta), observed(&found.meta)).map(object)
                 });
             }
-            Ok(Event::InitDone) => {
-                let listed = std::mem::take(&mut listed);
-                table.edit(&member, connection, |rows| {
-                    let gone = rows.forget(&member, |key| !listed.contains(key));
-                    if let Some(state) = rows.members.get_mut(&member) {
+            Step::Complete => {
+                let listed = std::mem::take(listed);
+                table.edit(member, *connection, |rows, slot| {
+                    let gone = rows.forget(slot, |key| !listed.contains(key));
+                    if let Some(state) = rows.members.get_mut(member) {
                         state.synced = true;
                         state.error = None;
                     }
                     let synced = Change::Synced { member: member.clone() };
-                    gone.into_iter().map(object).chain(Some(synced)).collect()
+                    gone.into_iter().map(object).chain(Some(synced)).collect::<Vec<_>>()
                 });
             }
-            Ok(Event::Apply(found)) => {
-                let Some((key, observed)) = project(found) else { continue };
-                table.edit(&member, connection, |rows| {
-                    rows.put(&member, key, observed).map(object).into_iter().collect()
-                });
+            Step::Put(found) => table.edit(member, *connection, |rows, slot| {
+                rows.put(slot, key(&found.meta), observed(&found.meta)).map(object)
+            }),
+            Step::Gone(found) => {
+                table.edit(member, *connection, |rows, slot| rows.remove(slot, &key(&found.meta)).map(object))
             }
-            Ok(Event::Delete(found)) => {
-                let Some((key, _)) = project(found) else { continue };
-                table.edit(&member, connection, |rows| {
-                    rows.remove(&member, &key).map(object).into_iter().collect()
-                });
-            }
-            Err(error) => {
+            Step::Failed(error) => {
                 tracing::debug!(%member, %error, "the watch of a member was interrupted; trying again");
-                let said: Arc<str> = describe(&error).into();
-                table.edit(&member, connection, |rows| {
-                    let Some(state) = rows.members.get_mut(&member) else { return Vec::new() };
+                let said: Arc<str> = error.to_string().into();
+                table.edit(member, *connection, |rows, _| {
+                    let state = rows.members.get_mut(member)?;
                     let is_news = !state.synced && state.error.as_ref() != Some(&said);
                     state.error = Some(said);
                     state.failed = true;
-                    is_news.then(|| Change::Failed { member: member.clone() }).into_iter().collect()
+                    is_news.then(|| Change::Failed { member: member.clone() })
                 });
             }
         }
-    }
-}
-
-fn describe(error: &watcher::Error) -> String {
-    match error {
-        watcher::Error::InitialListFailed(error)
-        | watcher::Error::WatchStartFailed(error)
-        | watcher::Error::WatchFailed(error) => hansa_transport::explain(error),
-        other => other.to_string(),
     }
 }
 
@@ -544,16 +552,20 @@ mod tests {
     #[test]
     fn an_object_is_named_once_however_many_members_have_it() {
         let mut rows = Rows::default();
-        let (m1, m2): (Arc<str>, Arc<str>) = ("m1".into(), "m2".into());
         let key = ObjectKey::new("shop", "web");
-        let first = rows.put(&m1, key.clone(), observed("1")).unwrap();
-        let second = rows.put(&m2, key.clone(), observed("2")).unwrap();
+        let first = rows.put(1, key.clone(), observed("1")).unwrap();
+        let second = rows.put(2, key.clone(), observed("2")).unwrap();
         assert!(Arc::ptr_eq(&first, &second));
         // What is already known is no change.
-        assert_eq!(rows.put(&m2, key.clone(), observed("2")), None);
-        assert_eq!(rows.remove(&m1, &key), Some(first));
-        assert_eq!(rows.remove(&m1, &key), None);
-        assert_eq!(rows.forget(&m2, |_| true).len(), 1);
+        assert_eq!(rows.put(2, key.clone(), observed("2")), None);
+        assert_eq!(rows.remove(1, &key), Some(first));
+        assert_eq!(rows.remove(1, &key), None);
+        assert_eq!(rows.forget(2, |_| true).len(), 1);
         assert!(rows.objects.is_empty());
+    }
+
+    #[test]
+    fn a_copy_takes_little_room() {
+        assert!(size_of::<Held>() <= 80, "{}", size_of::<Held>());
     }
 }

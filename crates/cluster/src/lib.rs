@@ -4,6 +4,7 @@
 mod conditions;
 pub mod controller;
 mod events;
+pub mod feed;
 pub mod health;
 pub mod identity;
 pub mod informer;
@@ -18,7 +19,7 @@ mod registry;
 mod remote;
 
 pub use controller::ControllerOptions;
-pub use informer::{Change, Informers, Lookup, ObjectKey, Observed, Subscription};
+pub use informer::{Change, Informers, Lookup, ObjectKey, Observed, ResourceVersion, Subscription, Uid};
 pub use join::{JoinError, JoinRequest, Progress, UnjoinError, join, unjoin, update, valid_name};
 pub use marks::Marks;
 pub use member::Member;

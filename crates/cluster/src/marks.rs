@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 
 use kube::core::ObjectMeta;
 use serde_json::Value;
 
 /// The labels and annotations of an object, each as a hash of key and value, sorted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Marks(Box<[u32]>);
+pub struct Marks(Arc<[u32]>);
 
 impl Marks {
     /// The marks of labels and annotations.
@@ -38,6 +39,11 @@ impl Marks {
             entries.filter_map(|(key, value)| Some((key.as_str(), value.as_str()?)))
         }
         Self::new(entries(object, "labels"), entries(object, "annotations"))
+    }
+
+    /// Whether both are kept in the same place.
+    pub(crate) fn is_shared(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 
     /// Whether every mark of `wanted` is among these.

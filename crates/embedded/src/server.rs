@@ -188,7 +188,8 @@ impl Server {
         &self.0.options
     }
 
-    pub(crate) fn store(&self) -> &Store {
+    /// What it keeps.
+    pub fn store(&self) -> &Store {
         &self.0.store
     }
 

@@ -12,6 +12,7 @@ use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 use tokio::time::{self, Instant};
 
+use crate::debts::Debt;
 use crate::dispatch::Target;
 use crate::engine::{Engine, Seen, lock};
 use crate::events::Severity;
@@ -51,7 +52,7 @@ impl Engine {
         key: &Key,
         federated: &Arc<Federated>,
         work: &Work,
-        body: Option<Arc<Value>>,
+        body: Option<Box<str>>,
         seen: &Seen,
     ) {
         if work.goal == Goal::Propagate && !self.is_held(key, federated) {
@@ -67,14 +68,17 @@ impl Engine {
         }
         let mut source = None;
         if work.steps.iter().any(|step| matches!(step.action, Action::Create | Action::Update)) {
+            let body = body.and_then(|body| serde_json::from_str(&body).ok());
             let body = match body.filter(|body| is_of(body, federated)) {
-                Some(body) => Some(Arc::unwrap_or_clone(body)),
+                Some(body) => Some(body),
                 None => self.read(key, federated).await,
             };
             let Some(body) = body else { return self.queue.add_after(key.clone(), HOST_PAUSE) };
             source = Some(Arc::new(Source { overrides: Overrides::parse(&body), body }));
         }
-        let outcomes = self.take_steps(key, Some(federated), work, source, seen).await;
+        let mut outcomes = self.take_steps(key, Some(federated), work, source, seen).await;
+        self.owe(key, federated, work, seen, &mut outcomes).await;
+        self.settle_debt(key, &outcomes).await;
         if report::releases(work, &outcomes) {
             if let Err(error) = self.hold(key, federated, false).await {
                 tracing::debug!(r#type = %self.types.name, %key, %error, "the finalizer cannot be removed yet");
@@ -83,6 +87,59 @@ impl Engine {
         } else if work.goal != Goal::Orphan {
             self.save(key, federated, &outcomes).await;
             self.report(key, federated, &report::status(federated.generation, work, &outcomes)).await;
+        }
+    }
+
+    /// Writes down what members that are away owe, before the federated object goes.
+    async fn owe(
+        &self,
+        key: &Key,
+        federated: &Federated,
+        work: &Work,
+        seen: &Seen,
+        outcomes: &mut BTreeMap<String, Outcome>,
+    ) {
+        let steps = work.steps.iter().filter(|step| step.action == Action::Owe);
+        let clusters = steps.map(|step| {
+            let uid = match seen.get(&step.member) {
+                Some((_, Observation::Present(copy))) => Some(copy.uid.clone()),
+                _ => None,
+            };
+            (step.member.as_str().into(), uid)
+        });
+        let debt = Debt { clusters: clusters.collect() };
+        if debt.clusters.is_empty() {
+            return;
+        }
+        let owed: Vec<String> = debt.clusters.keys().map(ToString::to_string).collect();
+        let outcome = match self.shared.records.debts.owe(&self.types.name, key, debt).await {
+            Ok(()) => {
+                let message = format!(
+                    "the object is deleted when these clusters are back, and forgotten if they are removed: {}",
+                    owed.join(", ")
+                );
+                self.event(key, federated, Severity::Normal, "DeletionOwed", message);
+                Outcome::Owed
+            }
+            Err(error) => {
+                let message = format!("what is owed cannot be written down on the host: {error}");
+                self.queue.add_after(key.clone(), HOST_PAUSE);
+                Outcome::Failed(Failure { word: Word::ClusterNotReady, message, maybe_written: false })
+            }
+        };
+        outcomes.extend(owed.into_iter().map(|member| (member, outcome.clone())));
+    }
+
+    /// Forgets what was owed where it is done, or where there is a copy as it should be, or where there is no such cluster any more.
+    async fn settle_debt(&self, key: &Key, outcomes: &BTreeMap<String, Outcome>) {
+        let snapshot = self.shared.registry.members();
+        let is_settled = |member: &str| {
+            let is_gone = snapshot.synced && !snapshot.members.contains_key(member);
+            is_gone || matches!(outcomes.get(member), Some(Outcome::Gone | Outcome::Applied(_)))
+        };
+        if let Err(error) = self.shared.records.debts.settle(&self.types.name, key, is_settled).await {
+            tracing::warn!(r#type = %self.types.name, %key, %error, "what was owed is done, which cannot be written down");
+            self.queue.add_after(key.clone(), HOST_PAUSE);
         }
     }
 
@@ -98,7 +155,7 @@ impl Engine {
         let mut outcomes = BTreeMap::new();
         let mut tasks = Vec::new();
         let nobody_waits = Arc::new(AtomicBool::new(false));
-        for step in work.steps.iter().filter(|step| step.action != Action::None) {
+        for step in work.steps.iter().filter(|step| is_taken(step)) {
             let attempt = match self.prepare(key, federated, step, seen) {
                 Ok(attempt) => attempt,
                 Err(outcome) => {
@@ -121,7 +178,7 @@ impl Engine {
             let _ = time::timeout(self.shared.patience, futures::future::join_all(tasks)).await;
             nobody_waits.store(true, Ordering::SeqCst);
         }
-        for step in work.steps.iter().filter(|step| step.action != Action::None) {
+        for step in work.steps.iter().filter(|step| is_taken(step)) {
             if let Some(outcome) = self.conclude(key, federated.map(Arc::as_ref), &step.member, step.action) {
                 outcomes.insert(step.member.clone(), outcome);
             } else {
@@ -403,7 +460,8 @@ impl Engine {
 
     /// Works on copies whose federated object is gone.
     pub(crate) async fn disown(self: &Arc<Self>, key: &Key, work: &Work, seen: &Seen) {
-        self.take_steps(key, None, work, None, seen).await;
+        let outcomes = self.take_steps(key, None, work, None, seen).await;
+        self.settle_debt(key, &outcomes).await;
     }
 
     /// Tells of a step (`spec/kubefed.md §2.6`): of what was changed, and of failures that are new.
@@ -486,12 +544,17 @@ fn is_of(body: &Value, federated: &Federated) -> bool {
         && metadata["generation"].as_i64().unwrap_or_default() == federated.generation
 }
 
+/// Whether a step is something to be done in a member.
+fn is_taken(step: &Step) -> bool {
+    !matches!(step.action, Action::None | Action::Owe)
+}
+
 fn still_waiting(action: Action) -> Outcome {
     let word = match action {
         Action::Create => Word::CreationTimedOut,
         Action::Update => Word::UpdateTimedOut,
         Action::Unlabel => Word::LabelRemovalTimedOut,
-        Action::Delete | Action::Confirm | Action::None => Word::DeletionTimedOut,
+        Action::Delete | Action::Confirm | Action::Owe | Action::None => Word::DeletionTimedOut,
     };
     let message = "the cluster has not answered yet".to_owned();
     Outcome::Failed(Failure { word, message, maybe_written: true })

@@ -4,9 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use futures::StreamExt;
-use kube::api::{Api, DynamicObject};
-use kube::runtime::{WatchStreamExt, watcher};
+use hansa_cluster::feed::{Feed, Object, Step};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
@@ -27,11 +25,11 @@ impl<T> Default for Cache<T> {
 
 /// What happened to a cache.
 #[derive(Clone, Debug)]
-pub(crate) enum Change<'a> {
-    /// An object came or changed; with the whole of it.
-    Put(&'a Key, &'a Value),
-    /// An object went.
-    Gone(&'a Key),
+pub(crate) enum Change<'a, T> {
+    /// An object came or changed; with the whole of it, and what the cache had before.
+    Put(&'a Key, &'a Object<'a>, Option<&'a T>),
+    /// An object went; with what the cache had.
+    Gone(&'a Key, &'a T),
     /// All objects have been read for the first time.
     Synced,
 }
@@ -76,91 +74,78 @@ impl<T> Cache<T> {
         self.entries.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Watches a type until `shutdown`; `changed` is called after the cache has the change.
+    /// Watches a type until `shutdown`; `changed` is called after the cache has the change. `project` may make use of what it made of an
+    /// earlier state of the object.
     ///
     /// A list that fails leaves the cache as it was: an object goes only when a whole list, or the watch, says so.
     pub(crate) async fn watch(
         &self,
-        api: Api<DynamicObject>,
-        project: impl Fn(&Value) -> T,
-        mut changed: impl FnMut(Change<'_>),
+        feed: Feed,
+        project: impl Fn(&Object<'_>, Option<&T>) -> Option<T>,
+        mut changed: impl FnMut(Change<'_, T>),
         shutdown: CancellationToken,
     ) {
-        let config = watcher::Config::default().page_size(100);
-        let url = api.resource_url().to_owned();
-        let mut stream = std::pin::pin!(watcher(api, config).default_backoff());
         let mut listed = BTreeSet::new();
         let mut complaint = String::new();
-        while let Some(Some(event)) = shutdown.run_until_cancelled(stream.next()).await {
-            match event {
-                Ok(watcher::Event::Init) => listed.clear(),
-                Ok(watcher::Event::InitApply(object)) => {
-                    if let Some((key, object)) = read(object) {
-                        listed.insert(key.clone());
-                        self.put(&key, &object, &project, &mut changed);
-                    }
-                }
-                Ok(watcher::Event::InitDone) => {
-                    let gone = self.keys().into_iter().filter(|key| !listed.contains(key));
-                    gone.for_each(|key| self.remove(&key, &mut changed));
-                    listed.clear();
-                    complaint.clear();
-                    if !self.synced.swap(true, Ordering::AcqRel) {
-                        changed(Change::Synced);
-                    }
-                }
-                Ok(watcher::Event::Apply(object)) => {
-                    if let Some((key, object)) = read(object) {
-                        self.put(&key, &object, &project, &mut changed);
-                    }
-                }
-                Ok(watcher::Event::Delete(object)) => {
-                    if let Some((key, _)) = read(object) {
-                        self.remove(&key, &mut changed);
-                    }
-                }
-                Err(error) => {
-                    let error = error.to_string();
-                    if error != complaint {
-                        tracing::warn!(%url, %error, "the host cannot be watched; trying again");
-                        complaint = error;
-                    }
-                    continue;
+        let follow = feed.follow(|step| match step {
+            Step::Begin => listed.clear(),
+            Step::Listed(object) => {
+                let key = key(object);
+                self.put(&key, object, &project, &mut changed);
+                listed.insert(key);
+            }
+            Step::Complete => {
+                let gone = self.keys().into_iter().filter(|key| !listed.contains(key));
+                gone.for_each(|key| self.remove(&key, &mut changed));
+                listed.clear();
+                complaint.clear();
+                if !self.synced.swap(true, Ordering::AcqRel) {
+                    changed(Change::Synced);
                 }
             }
-        }
+            Step::Put(object) => self.put(&key(object), object, &project, &mut changed),
+            Step::Gone(object) => self.remove(&key(object), &mut changed),
+            Step::Failed(error) => {
+                let error = error.to_string();
+                if error != complaint {
+                    tracing::warn!(path = feed.path(), %error, "the host cannot be watched; trying again");
+                    complaint = error;
+                }
+            }
+        });
+        shutdown.run_until_cancelled(follow).await;
     }
 
     fn put(
         &self,
         key: &Key,
-        object: &Value,
-        project: impl Fn(&Value) -> T,
-        changed: &mut impl FnMut(Change<'_>),
+        object: &Object<'_>,
+        project: impl Fn(&Object<'_>, Option<&T>) -> Option<T>,
+        changed: &mut impl FnMut(Change<'_, T>),
     ) {
-        let projected = Arc::new(project(object));
-        self.write().insert(key.clone(), projected);
-        changed(Change::Put(key, object));
+        let before = self.get(key);
+        let Some(projected) = project(object, before.as_deref()) else {
+            return tracing::warn!(%key, "an object of the host cannot be read");
+        };
+        self.write().insert(key.clone(), Arc::new(projected));
+        changed(Change::Put(key, object, before.as_deref()));
     }
 
-    fn remove(&self, key: &Key, changed: &mut impl FnMut(Change<'_>)) {
-        self.write().remove(key);
-        changed(Change::Gone(key));
+    fn remove(&self, key: &Key, changed: &mut impl FnMut(Change<'_, T>)) {
+        let former = self.write().remove(key);
+        if let Some(former) = former {
+            changed(Change::Gone(key, &former));
+        }
     }
 }
 
-fn read(mut object: DynamicObject) -> Option<(Key, Value)> {
-    // Nothing that is decided here depends on them, and they are often the larger half.
-    object.metadata.managed_fields = None;
-    let name = object.metadata.name.as_deref()?;
-    let key = Key::new(object.metadata.namespace.as_deref().unwrap_or_default(), name);
-    match serde_json::to_value(object) {
-        Ok(value) => Some((key, value)),
-        Err(error) => {
-            tracing::warn!(%key, %error, "an object of the host cannot be read");
-            None
-        }
-    }
+fn key(object: &Object<'_>) -> Key {
+    Key::new(&object.meta.namespace, &object.meta.name)
+}
+
+/// The whole of an object.
+pub(crate) fn whole(object: &Object<'_>) -> Option<Value> {
+    serde_json::from_str(object.raw).ok()
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::time::Duration;
 use hansa_api::kubefed::{Scope, Switch, feature};
 use hansa_api::{FederatedTypeConfig, KubeFedConfig, names};
 use hansa_cluster::Registry;
+use hansa_cluster::feed::{Feed, Object};
 use kube::Client;
 use kube::api::{Api, DynamicObject, Patch, PatchParams};
 use kube::core::ApiResource;
@@ -15,7 +16,7 @@ use tokio::sync::{Notify, broadcast};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::cache::Cache;
+use crate::cache::{self, Cache};
 use crate::engine::{Engine, Shared};
 use crate::events::Recorder;
 use crate::key::Key;
@@ -31,6 +32,9 @@ pub struct Options {
     pub concurrency: usize,
     /// How long an object waits for slow members before its status is written without them; they are not given up.
     pub patience: Duration,
+    /// How long the deletion of an object waits for members that are away, before what is to be done there is written down and
+    /// the object goes: `unavailableDelay` of the KubeFedConfig.
+    pub overdue: Duration,
 }
 
 impl Default for Options {
@@ -39,6 +43,7 @@ impl Default for Options {
             namespace: names::SYSTEM_NAMESPACE.to_owned(),
             concurrency: 32,
             patience: Duration::from_secs(2),
+            overdue: Duration::from_secs(60),
         }
     }
 }
@@ -119,7 +124,8 @@ impl Controller {
         let shared = Arc::new(Shared {
             host: self.host.clone(),
             registry: self.registry.clone(),
-            records: Records::new(self.host.clone()),
+            records: Records::new(self.host.clone(), &self.options.namespace),
+            overdue: self.options.overdue,
             events,
             system_namespace: self.options.namespace.clone(),
             only_namespace: settings.only_namespace,
@@ -139,7 +145,10 @@ impl Controller {
         let resource = ApiResource::erase::<FederatedTypeConfig>(&());
         let api: Api<DynamicObject> =
             Api::namespaced_with(self.host.clone(), &self.options.namespace, &resource);
-        let watch = configs.watch(api.clone(), Config::project, |_| changed.notify_one(), stop.clone());
+        let feed = Feed::new(self.host.clone(), api.resource_url());
+        let project =
+            |object: &Object<'_>, _: Option<&Config>| cache::whole(object).as_ref().map(Config::project);
+        let watch = configs.watch(feed, project, |_| changed.notify_one(), stop.clone());
         tokio::join!(watch, writer.run(stop.clone()), self.follow(&api, &configs, &changed, &shared, &stop));
     }
 

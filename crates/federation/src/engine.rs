@@ -5,15 +5,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hansa_cluster::Registry;
+use hansa_cluster::feed::{Feed, Object};
 use kube::Client;
 use kube::api::{Api, DynamicObject};
-use serde_json::Value;
 use tokio::sync::{Semaphore, broadcast};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::cache::{Cache, Change};
+use crate::cache::{self, Cache, Change};
 use crate::events::{About, Recorder, Severity};
 use crate::federated::Federated;
 use crate::key::Key;
@@ -22,7 +22,7 @@ use crate::placement::Gate;
 use crate::plan::{self, Ignored, Knowledge, Member, Observation, Plan, Situation};
 use crate::queue::Queue;
 use crate::records::Records;
-use crate::state::{MemberState, State};
+use crate::state::State;
 use crate::types::TypeConfig;
 use crate::version::Record;
 
@@ -45,6 +45,8 @@ pub(crate) struct Shared {
     pub(crate) concurrency: usize,
     /// How long a look waits for its members before it reports without the slow ones.
     pub(crate) patience: Duration,
+    /// How long a deletion waits for members that are away.
+    pub(crate) overdue: Duration,
     /// The FederatedNamespaces, while their type is federated.
     pub(crate) namespaces: Mutex<Option<Arc<Cache<Federated>>>>,
     /// Says in which namespace the FederatedNamespace changed; an empty name is any.
@@ -63,7 +65,7 @@ pub(crate) struct Engine {
     pub(crate) host_namespaces: Cache<String>,
     pub(crate) members: Members,
     pub(crate) queue: Queue<Key>,
-    pub(crate) bodies: Mutex<HashMap<Key, Arc<Value>>>,
+    pub(crate) bodies: Mutex<HashMap<Key, Box<str>>>,
     pub(crate) states: Mutex<HashMap<Key, State>>,
     pub(crate) steps: TaskTracker,
     pub(crate) shutdown: CancellationToken,
@@ -92,19 +94,25 @@ impl Engine {
             *lock(&self.shared.namespaces) = Some(self.cache.clone());
         }
         let federated = async {
-            let project = |object: &Value| Federated::project(&self.types, object);
-            let changed = |change: Change<'_>| self.federated_changed(change);
-            self.cache.watch(self.federated_api(None), project, changed, self.shutdown.clone()).await;
+            let project = |object: &Object<'_>, _: Option<&Federated>| {
+                cache::whole(object).map(|object| Federated::project(&self.types, &object))
+            };
+            let changed = |change: Change<'_, Federated>| self.federated_changed(change);
+            let feed = self.feed(&self.federated_api(None));
+            self.cache.watch(feed, project, changed, self.shutdown.clone()).await;
         };
         let host_namespaces = async {
             if self.types.is_namespaces() {
-                let uid = |object: &Value| object["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
-                let changed = |change: Change<'_>| match change {
-                    Change::Put(key, _) | Change::Gone(key) => self.queue.add(self.types.federated_of(key)),
+                let uid = |object: &Object<'_>, _: Option<&String>| Some(object.meta.uid.to_string());
+                let changed = |change: Change<'_, String>| match change {
+                    Change::Put(key, ..) | Change::Gone(key, _) => {
+                        self.queue.add(self.types.federated_of(key))
+                    }
                     Change::Synced => self.look_at_all(),
                 };
                 let api = Api::all_with(self.shared.host.clone(), &self.types.target);
-                self.host_namespaces.watch(api, uid, changed, self.shutdown.clone()).await;
+                let feed = self.feed(&api).only_metadata();
+                self.host_namespaces.watch(feed, uid, changed, self.shutdown.clone()).await;
             }
         };
         let engine = self.clone();
@@ -123,20 +131,25 @@ impl Engine {
         self.steps.wait().await;
     }
 
-    fn federated_changed(&self, change: Change<'_>) {
+    fn federated_changed(&self, change: Change<'_, Federated>) {
         match change {
-            Change::Put(key, _) | Change::Gone(key) if !self.types.enabled => self.announce(key),
-            Change::Put(key, object) => {
+            Change::Put(key, ..) | Change::Gone(key, _) if !self.types.enabled => self.announce(key),
+            Change::Put(key, object, before) => {
+                let former = before.filter(|before| before.uid != *object.meta.uid);
+                former.into_iter().for_each(|former| self.shared.records.forget(&former.uid));
                 // The first reading finds thousands, of which hardly any needs a write.
                 let mut bodies = lock(&self.bodies);
-                if self.cache.is_synced() && (bodies.len() < BODIES || bodies.contains_key(key)) {
-                    bodies.insert(key.clone(), Arc::new(object.clone()));
+                let is_new = before.is_none_or(|before| before.generation != object.meta.generation);
+                let has_room = bodies.len() < BODIES || bodies.contains_key(key);
+                if is_new && has_room && self.cache.is_synced() {
+                    bodies.insert(key.clone(), object.raw.into());
                 }
                 drop(bodies);
                 self.announce(key);
                 self.queue.add(key.clone());
             }
-            Change::Gone(key) => {
+            Change::Gone(key, former) => {
+                self.shared.records.forget(&former.uid);
                 lock(&self.bodies).remove(key);
                 self.announce(key);
                 self.queue.add(key.clone());
@@ -173,6 +186,7 @@ impl Engine {
     fn look_at_all(&self) {
         self.cache.keys().into_iter().for_each(|key| self.queue.add(key));
         self.members.keys().into_iter().for_each(|key| self.queue.add(self.types.federated_of(&key)));
+        self.shared.records.debts.keys(&self.types.name).into_iter().for_each(|key| self.queue.add(key));
     }
 
     async fn work(self: &Arc<Self>) {
@@ -207,11 +221,9 @@ impl Engine {
             }
             (Plan::Ignore(_), _) => {}
             (Plan::Work(work), Some(federated)) => self.act(key, &federated, &work, body, &seen).await,
-            (Plan::Work(work), None) => {
-                self.disown(key, &work, &seen).await;
-                self.forget(key);
-            }
+            (Plan::Work(work), None) => self.disown(key, &work, &seen).await,
         }
+        self.forget(key, self.cache.get(key).as_deref());
         self.come_back(key);
     }
 
@@ -220,13 +232,24 @@ impl Engine {
         let target = self.types.target_of(key);
         let snapshot = self.shared.registry.members();
         let now = Instant::now();
-        let mut found = self.members.observe(&target);
+        // Of a thousand members a few matter to an object: those it is to be on, and those it is or may be on.
+        let holders = self.members.holders(&target);
+        let debt = self.shared.records.debts.of(&self.types.name, key);
+        let is_owed = |name: &str| debt.as_ref().is_some_and(|debt| debt.clusters.contains_key(name));
+        let placement = federated.and_then(|federated| federated.placement.as_ref().ok());
+        let matters = |name: &str, member: &hansa_cluster::Member| {
+            holders.iter().any(|holder| **holder == *name)
+                || is_owed(name)
+                || record.is_some_and(|record| record.clusters.contains(name))
+                || placement.is_some_and(|placement| placement.selects(name, &member.labels))
+        };
         let mut observed = BTreeMap::new();
         let members = {
             let mut states = lock(&self.states);
             let mut state = states.get_mut(key);
-            let members = snapshot.members.iter().map(|(name, member)| {
-                let raw = found.remove(name.as_str()).unwrap_or(Observation::Unsynced(None));
+            let members = snapshot.members.iter().filter(|(name, member)| matters(name, member));
+            let members = members.map(|(name, member)| {
+                let raw = self.members.observe(name, &target);
                 let copy = match state.as_mut().and_then(|state| state.members.get_mut(name)) {
                     Some(state) => state.believe(raw.clone(), now),
                     None => raw.clone(),
@@ -251,6 +274,8 @@ impl Engine {
             } else {
                 Knowledge::Unknown
             },
+            debt: debt.as_deref(),
+            is_overdue: federated.is_some_and(|federated| self.is_overdue(key, federated)),
             members: if snapshot.synced { Knowledge::Known(&members) } else { Knowledge::Unknown },
             host_namespace: match &host_namespace {
                 Knowledge::Known(uid) => Knowledge::Known(uid.as_deref()),
@@ -264,6 +289,17 @@ impl Engine {
             _ => plan::plan(&situation),
         };
         (plan, observed)
+    }
+
+    /// Whether a deletion has waited long enough for members that are away; if not, it is looked at again when it has.
+    fn is_overdue(&self, key: &Key, federated: &Federated) -> bool {
+        if !federated.deleting {
+            return false;
+        }
+        let mut states = lock(&self.states);
+        let state = states.entry(key.clone()).or_default();
+        state.uid.clone_from(&federated.uid);
+        state.deleting.get_or_insert_with(Instant::now).elapsed() >= self.shared.overdue
     }
 
     fn gate<'a>(&self, cache: Option<&Cache<Federated>>, namespace: Option<&'a Federated>) -> Gate<'a> {
@@ -290,6 +326,10 @@ impl Engine {
         Knowledge::Known(self.host_namespaces.get(&self.types.target_of(key)).map(|uid| uid.as_ref().clone()))
     }
 
+    fn feed(&self, api: &Api<DynamicObject>) -> Feed {
+        Feed::new(self.shared.host.clone(), api.resource_url())
+    }
+
     /// The API of the federated type; `namespace` is that of one object, `None` is all that are federated.
     pub(crate) fn federated_api(&self, namespace: Option<&str>) -> Api<DynamicObject> {
         let host = self.shared.host.clone();
@@ -300,14 +340,12 @@ impl Engine {
         }
     }
 
-    /// Forgets an object that is gone, once nothing is under way for it.
-    fn forget(&self, key: &Key) {
+    /// Forgets what need not be remembered any more: of an object at rest, that is everything.
+    fn forget(&self, key: &Key, federated: Option<&Federated>) {
         let mut states = lock(&self.states);
-        let Some(state) = states.get_mut(key) else { return };
-        if !state.uid.is_empty() {
-            self.shared.records.forget(&std::mem::take(&mut state.uid));
-        }
-        if state.members.values().all(MemberState::is_idle) {
+        if let Some(state) = states.get_mut(key)
+            && state.is_over(federated.map(|federated| (&*federated.uid, &*federated.resource_version)))
+        {
             states.remove(key);
         }
     }
@@ -317,15 +355,17 @@ impl Engine {
         let now = Instant::now();
         let next = {
             let states = lock(&self.states);
-            let members = states.get(key).map(|state| state.members.values()).into_iter().flatten();
-            members
+            let state = states.get(key);
+            let members = state.map(|state| state.members.values()).into_iter().flatten();
+            let members = members
                 .filter(|member| !member.in_flight)
-                .flat_map(|member| [member.retry(), member.believed_until()])
-                .flatten()
-                .min()
+                .flat_map(|member| [member.retry(), member.believed_until()]);
+            let overdue = state.and_then(|state| state.deleting).map(|since| since + self.shared.overdue);
+            members.chain([overdue.filter(|overdue| *overdue > now)]).flatten().min()
         };
-        if let Some(next) = next {
-            self.queue.add_after(key.clone(), next.saturating_duration_since(now));
+        match next {
+            Some(next) => self.queue.add_after(key.clone(), next.saturating_duration_since(now)),
+            None => self.queue.put_off_no_more(key),
         }
     }
 

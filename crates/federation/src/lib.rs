@@ -7,6 +7,7 @@
 mod act;
 mod cache;
 mod controller;
+mod debts;
 mod dispatch;
 mod engine;
 mod events;
@@ -27,3 +28,4 @@ pub mod types;
 pub mod version;
 
 pub use controller::{Controller, Options};
+pub use debts::Debt;

@@ -1,6 +1,5 @@
 //! What the members have of one type, in the words of the plan.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,9 +27,9 @@ impl Members {
         Self { registry, informers }
     }
 
-    /// What is known of a copy in every member that is watched.
-    pub(crate) fn observe(&self, key: &Key) -> BTreeMap<Arc<str>, Observation> {
-        let observe = |lookup| match lookup {
+    /// What is known of a copy in one member.
+    pub(crate) fn observe(&self, member: &str, key: &Key) -> Observation {
+        match self.informers.get(member, &key.namespace, &key.name) {
             Lookup::Unknown(why) => Observation::Unsynced(why.map(|why| why.to_string())),
             Lookup::Absent => Observation::Absent,
             Lookup::Present(observed) => Observation::Present(Copy {
@@ -40,9 +39,12 @@ impl Members {
                 deleting: observed.deleting,
                 marks: observed.marks,
             }),
-        };
-        let found = self.informers.look(&key.namespace, &key.name);
-        found.into_iter().map(|(member, lookup)| (member, observe(lookup))).collect()
+        }
+    }
+
+    /// The members that have a copy.
+    pub(crate) fn holders(&self, key: &Key) -> Vec<Arc<str>> {
+        self.informers.holders(&key.namespace, &key.name)
     }
 
     /// The names of all copies.

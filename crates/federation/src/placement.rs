@@ -57,7 +57,8 @@ impl Placement {
         }
     }
 
-    fn selects(&self, name: &str, labels: &BTreeMap<String, String>) -> bool {
+    /// Whether a cluster is asked for, registered or not, before its namespace narrows that.
+    pub(crate) fn selects(&self, name: &str, labels: &BTreeMap<String, String>) -> bool {
         match self {
             Self::Clusters(names) => names.contains(name),
             Self::Selector(selector) => selector.matches(labels),

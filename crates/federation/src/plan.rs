@@ -4,8 +4,9 @@
 //! A copy is deleted only for a positive reason: the federated object is being deleted, or its placement was read whole and
 //! does not select the member; and only if it carries the managed label and is not a namespace of the host.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
+use crate::debts::Debt;
 use crate::federated::Federated;
 use crate::key::Key;
 use crate::placement::{self, Gate, Selection};
@@ -38,7 +39,11 @@ pub struct Situation<'a> {
     pub gate: Gate<'a>,
     /// What was written where.
     pub record: Knowledge<Option<&'a Record>>,
-    /// Every registered member.
+    /// What is owed for it: it was deleted while members were away.
+    pub debt: Option<&'a Debt>,
+    /// Whether the deletion has waited long enough for members that are away.
+    pub is_overdue: bool,
+    /// The registered members that matter to it: those it is to be on, and those it is or may be on.
     pub members: Knowledge<&'a BTreeMap<String, Member<'a>>>,
     /// The UID of the host's namespace of this name, if the target is a namespace.
     pub host_namespace: Knowledge<Option<&'a str>>,
@@ -175,6 +180,8 @@ pub enum Action {
     Confirm,
     /// Take the managed label off it.
     Unlabel,
+    /// Write down on the host that it is to go: the member is away, and the deletion cannot wait for it.
+    Owe,
     /// Nothing, or nothing that can be done now.
     None,
 }
@@ -202,9 +209,7 @@ pub fn plan(situation: &Situation<'_>) -> Plan {
         return Plan::Wait(Missing::FederatedObjects);
     };
     let Knowledge::Known(members) = situation.members else { return Plan::Wait(Missing::Clusters) };
-    let Some(federated) = federated else {
-        return Plan::Work(Work { goal: Goal::Disown, steps: unlabel(members), reason: None });
-    };
+    let Some(federated) = federated else { return disown(situation, members) };
     if federated.deleting && !federated.is_held() {
         return Plan::Ignore(Ignored::NotHeld);
     }
@@ -230,11 +235,14 @@ pub fn plan(situation: &Situation<'_>) -> Plan {
             return Plan::Work(Work { goal: Goal::Propagate, steps: Vec::new(), reason });
         }
     };
-    let context = Context { federated, record, host_namespace };
-    let recorded = record.into_iter().flat_map(|record| record.clusters.keys().map(|name| &**name)).collect();
+    let context = Context { federated, record, host_namespace, is_overdue: situation.is_overdue };
+    let is_recorded = |name: &str| {
+        record.is_some_and(|record| record.clusters.contains(name))
+            || situation.debt.is_some_and(|debt| debt.clusters.contains_key(name))
+    };
     if federated.deleting {
         let steps = members.iter().filter_map(|(name, member)| {
-            let owed = selection.clusters.contains(name) || BTreeSet::contains(&recorded, name.as_str());
+            let owed = selection.clusters.contains(name) || is_recorded(name);
             context.remove(name, member, owed, Finality::Final)
         });
         return Plan::Work(Work { goal: Goal::Remove, steps: steps.collect(), reason: None });
@@ -244,7 +252,7 @@ pub fn plan(situation: &Situation<'_>) -> Plan {
         if selection.clusters.contains(name) {
             steps.push(context.place(name, member));
         } else {
-            steps.extend(context.remove(name, member, recorded.contains(name.as_str()), Finality::Shrunk));
+            steps.extend(context.remove(name, member, is_recorded(name), Finality::Shrunk));
         }
     }
     for name in selection.unknown {
@@ -266,10 +274,45 @@ fn unlabel(members: &BTreeMap<String, Member<'_>>) -> Vec<Step> {
     labelled.map(|(name, _)| Step::new(name, Action::Unlabel)).collect()
 }
 
+/// Copies without a federated object are nobody's, unless it is owed that they go.
+fn disown(situation: &Situation<'_>, members: &BTreeMap<String, Member<'_>>) -> Plan {
+    let Knowledge::Known(_) = situation.record else { return Plan::Wait(Missing::Versions) };
+    let steps = match (situation.debt, situation.host_namespace) {
+        (None, _) => unlabel(members),
+        (Some(_), Knowledge::Unknown) if situation.types.is_namespaces() => {
+            return Plan::Wait(Missing::HostNamespaces);
+        }
+        (Some(debt), Knowledge::Known(host)) => settle(members, debt, host),
+        (Some(debt), Knowledge::Unknown) => settle(members, debt, None),
+    };
+    Plan::Work(Work { goal: Goal::Disown, steps, reason: None })
+}
+
+/// What was owed is done where the member is back: the copy goes if it is the one that was there, and is nobody's if it is another.
+fn settle(members: &BTreeMap<String, Member<'_>>, debt: &Debt, host: Option<&str>) -> Vec<Step> {
+    let steps = members.iter().filter(|(_, member)| member.ready).filter_map(|(name, member)| {
+        let owed = debt.clusters.get(name.as_str());
+        let action = match (&member.copy, owed) {
+            (Observation::Unsynced(_), _) | (Observation::Absent, None) => return None,
+            (Observation::Absent, Some(_)) => Action::Confirm,
+            (Observation::Present(copy), _) if copy.deleting => return None,
+            (Observation::Present(copy), Some(uid))
+                if uid.as_ref().is_none_or(|uid| *uid == copy.uid) && host != Some(&*copy.uid) =>
+            {
+                Action::Delete
+            }
+            (Observation::Present(_), _) => Action::Unlabel,
+        };
+        Some(Step::new(name, action))
+    });
+    steps.collect()
+}
+
 struct Context<'a> {
     federated: &'a Federated,
     record: Option<&'a Record>,
     host_namespace: Option<&'a str>,
+    is_overdue: bool,
 }
 
 /// Why a copy has to go.
@@ -302,7 +345,13 @@ impl Context<'_> {
     /// `owed`: a copy of ours is or may be there.
     fn remove(&self, name: &str, member: &Member<'_>, owed: bool, finality: Finality) -> Option<Step> {
         if !member.ready {
-            return owed.then(|| not_ready(name));
+            let is_hosts =
+                matches!(&member.copy, Observation::Present(copy) if self.host_namespace == Some(&*copy.uid));
+            return match finality {
+                Finality::Final if is_hosts => None,
+                Finality::Final if self.is_overdue => owed.then(|| Step::new(name, Action::Owe)),
+                _ => owed.then(|| not_ready(name)),
+            };
         }
         match &member.copy {
             Observation::Unsynced(_) if owed && finality == Finality::Final => {

@@ -71,6 +71,14 @@ impl<K: Clone + Eq + Hash> Queue<K> {
         self.wake.notify_one();
     }
 
+    /// Takes back an [`Queue::add_after`] that has not come due.
+    pub(crate) fn put_off_no_more(&self, key: &K) {
+        let mut state = self.state();
+        if let Some(due) = state.due.remove(key) {
+            state.delayed.remove(&due);
+        }
+    }
+
     /// The next key; it is the caller's until [`Queue::done`].
     pub(crate) async fn next(&self) -> K {
         loop {

@@ -3,7 +3,7 @@
 //! They are read once, found by the UID of the federated object that owns them, and from then on written only: this controller is
 //! their one writer.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -13,6 +13,7 @@ use kube::core::ApiResource;
 use kube::{Client, ResourceExt};
 use serde_json::{Value, json};
 
+use crate::debts::Debts;
 use crate::key::Key;
 use crate::types::TypeConfig;
 use crate::version::{self, Record};
@@ -20,7 +21,11 @@ use crate::version::{self, Record};
 /// Every recorded version.
 pub(crate) struct Records {
     host: Client,
+    /// What is owed for objects that are gone; it is recorded in the same kind of object.
+    pub(crate) debts: Debts,
     by_owner: Mutex<HashMap<String, Entry>>,
+    /// The names of clusters, each kept once.
+    names: Mutex<BTreeSet<Arc<str>>>,
     loaded: AtomicBool,
 }
 
@@ -29,8 +34,19 @@ struct Entry {
     record: Arc<Record>,
     /// Whether the API has it as it is here.
     saved: bool,
-    /// Whether the API has an object for it.
-    exists: bool,
+    /// The name of the object that the API has for it, unless it is the usual one.
+    at: Place,
+}
+
+/// Where a record is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Place {
+    /// Nowhere yet.
+    Nowhere,
+    /// Under the name that KubeFed gives it.
+    Usual,
+    /// Under the name with the group in it, as the usual one is taken (`spec/kubefed.md §6` (15)).
+    WithGroup,
 }
 
 /// Whose versions they are.
@@ -46,8 +62,14 @@ pub(crate) struct Owner<'a> {
 
 impl Records {
     /// Nothing is known yet.
-    pub(crate) fn new(host: Client) -> Self {
-        Self { host, by_owner: Mutex::default(), loaded: AtomicBool::new(false) }
+    pub(crate) fn new(host: Client, system_namespace: &str) -> Self {
+        Self {
+            debts: Debts::new(host.clone(), system_namespace),
+            host,
+            by_owner: Mutex::default(),
+            names: Mutex::default(),
+            loaded: AtomicBool::new(false),
+        }
     }
 
     fn entries(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
@@ -75,17 +97,41 @@ impl Records {
         loop {
             let page = api.list(&params).await?;
             for object in page.items {
+                if self.debts.learn(&object) {
+                    continue;
+                }
                 let Some(owner) = object.owner_references().first().map(|owner| owner.uid.clone()) else {
                     continue;
                 };
-                let record = Arc::new(Record::parse(&object.data));
-                self.entries().insert(owner, Entry { record, saved: true, exists: true });
+                let is_usual = object.owner_references().first().is_some_and(|owner| {
+                    let kind = owner.kind.strip_prefix("Federated").unwrap_or(&owner.kind);
+                    object.name_any() == version::record_name(kind, &owner.name)
+                });
+                let at = if is_usual { Place::Usual } else { Place::WithGroup };
+                let record = self.compact(Record::parse(&object.data));
+                self.entries().insert(owner, Entry { record, saved: true, at });
             }
             match page.metadata.continue_.filter(|token| !token.is_empty()) {
                 Some(token) => params = params.continue_token(&token),
                 None => return Ok(()),
             }
         }
+    }
+
+    fn compact(&self, mut record: Record) -> Arc<Record> {
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = std::cell::RefCell::new(&mut *names);
+        record.clusters = record.clusters.compact(|name| {
+            let mut known = known.borrow_mut();
+            match known.get(&name) {
+                Some(known) => known.clone(),
+                None => {
+                    known.insert(name.clone());
+                    name
+                }
+            }
+        });
+        Arc::new(record)
     }
 
     /// Whether [`Records::load`] has succeeded.
@@ -100,14 +146,14 @@ impl Records {
 
     /// Notes versions without writing them yet.
     pub(crate) fn remember(&self, uid: &str, record: Record) {
+        let record = self.compact(record);
         let mut entries = self.entries();
         match entries.get_mut(uid) {
-            Some(entry) if *entry.record == record => {}
-            Some(entry) => (entry.record, entry.saved) = (Arc::new(record), false),
+            Some(entry) if entry.record == record => {}
+            Some(entry) => (entry.record, entry.saved) = (record, false),
             None if record.clusters.is_empty() => {}
             None => {
-                entries
-                    .insert(uid.to_owned(), Entry { record: Arc::new(record), saved: false, exists: false });
+                entries.insert(uid.to_owned(), Entry { record, saved: false, at: Place::Nowhere });
             }
         }
     }
@@ -119,20 +165,20 @@ impl Records {
 
     /// Records versions; writes only what differs from what the API has. What cannot be written is remembered nevertheless.
     pub(crate) async fn save(&self, owner: Owner<'_>, record: Record) -> kube::Result<()> {
-        self.remember(owner.uid, record.clone());
-        let exists = match self.entries().get(owner.uid) {
-            Some(entry) if !entry.saved => entry.exists,
+        self.remember(owner.uid, record);
+        let (record, at) = match self.entries().get(owner.uid) {
+            Some(entry) if !entry.saved => (entry.record.clone(), entry.at.clone()),
             _ => return Ok(()),
         };
-        self.write(owner, &record, exists).await?;
+        let at = self.write(owner, &record, at).await?;
         if let Some(entry) = self.entries().get_mut(owner.uid) {
-            entry.exists = true;
-            entry.saved = *entry.record == record;
+            entry.at = at;
+            entry.saved = entry.record == record;
         }
         Ok(())
     }
 
-    async fn write(&self, owner: Owner<'_>, record: &Record, exists: bool) -> kube::Result<()> {
+    async fn write(&self, owner: Owner<'_>, record: &Record, mut at: Place) -> kube::Result<Place> {
         let Owner { types, key, .. } = owner;
         let resource = if types.federated_namespaced {
             ApiResource::erase::<PropagatedVersion>(&())
@@ -144,51 +190,65 @@ impl Records {
         } else {
             Api::all_with(self.host.clone(), &resource)
         };
-        let name = version::record_name(&types.target.kind, &key.name);
-        if !exists {
-            create(&api, &resource, &name, owner).await?;
-        }
         let status = json!({ "status": record.status() });
         let params =
             PatchParams { field_manager: Some(names::FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-        match api.patch_status(&name, &params, &Patch::Merge(&status)).await {
-            Err(kube::Error::Api(error)) if error.code == 404 && exists => {
-                create(&api, &resource, &name, owner).await?;
-                api.patch_status(&name, &params, &Patch::Merge(&status)).await.map(drop)
+        loop {
+            let was_there = at != Place::Nowhere;
+            if !was_there {
+                at = create(&api, &resource, owner).await?;
             }
-            other => other.map(drop),
+            match api.patch_status(&at.name(owner), &params, &Patch::Merge(&status)).await {
+                Err(kube::Error::Api(error)) if error.code == 404 && was_there => at = Place::Nowhere,
+                other => return other.map(|_| at),
+            }
+        }
+    }
+}
+
+impl Place {
+    fn name(&self, owner: Owner<'_>) -> String {
+        let target = &owner.types.target;
+        match self {
+            Self::Nowhere | Self::Usual => version::record_name(&target.kind, &owner.key.name),
+            Self::WithGroup => {
+                version::record_name(&format!("{}.{}", target.kind, target.group), &owner.key.name)
+            }
         }
     }
 }
 
 /// A status is dropped when an object is created, so it is created first and then told its status.
-async fn create(
-    api: &Api<DynamicObject>,
-    resource: &ApiResource,
-    name: &str,
-    owner: Owner<'_>,
-) -> kube::Result<()> {
+async fn create(api: &Api<DynamicObject>, resource: &ApiResource, owner: Owner<'_>) -> kube::Result<Place> {
     let Owner { types, key, uid } = owner;
-    let owner = json!({
+    let reference = json!({
         "apiVersion": types.federated.api_version, "kind": types.federated.kind, "name": &*key.name, "uid": uid,
     });
-    let mut object = DynamicObject::new(name, resource).data(Value::Object(serde_json::Map::new()));
-    object.metadata.namespace = Some(key.namespace.to_string()).filter(|namespace| !namespace.is_empty());
-    object.metadata.owner_references = serde_json::from_value(json!([owner])).ok();
     let params = PostParams { field_manager: Some(names::FIELD_MANAGER.to_owned()), ..PostParams::default() };
-    match api.create(&params, &object).await {
-        Err(kube::Error::Api(error)) if error.code == 409 => {}
-        other => return other.map(drop),
+    let mut taken = None;
+    for place in [Place::Usual, Place::WithGroup] {
+        let name = place.name(owner);
+        let mut object = DynamicObject::new(&name, resource).data(Value::Object(serde_json::Map::new()));
+        object.metadata.namespace = Some(key.namespace.to_string()).filter(|namespace| !namespace.is_empty());
+        object.metadata.owner_references = serde_json::from_value(json!([reference])).ok();
+        match api.create(&params, &object).await {
+            Err(kube::Error::Api(error)) if error.code == 409 => {}
+            other => return other.map(|_| place),
+        }
+        // What is there was left by an earlier object of the same name, or belongs to one of another group with the same kind.
+        let live = api.get(&name).await?;
+        let theirs = live.owner_references().iter().find(|other| other.uid != uid);
+        if let Some(theirs) = theirs.filter(|theirs| theirs.api_version != types.federated.api_version) {
+            taken = Some(format!("{name} holds the versions of {} {}", theirs.api_version, theirs.kind));
+            continue;
+        }
+        let patch =
+            json!({"metadata": {"ownerReferences": [reference], "resourceVersion": live.resource_version()}});
+        return api
+            .patch_metadata(&name, &PatchParams::default(), &Patch::Merge(&patch))
+            .await
+            .map(|_| place);
     }
-    // What is there was left by an earlier object of the same name, or belongs to one of another group with the same kind.
-    let live = api.get(name).await?;
-    let theirs = live.owner_references().iter().find(|other| other.uid != uid);
-    if let Some(theirs) = theirs.filter(|theirs| theirs.api_version != types.federated.api_version) {
-        let message = format!("{name} holds the versions of {} {}", theirs.api_version, theirs.kind);
-        return Err(kube::Error::Api(
-            kube::core::Status::failure(&message, "Conflict").with_code(409).boxed(),
-        ));
-    }
-    let patch = json!({"metadata": {"ownerReferences": [owner], "resourceVersion": live.resource_version()}});
-    api.patch_metadata(name, &PatchParams::default(), &Patch::Merge(&patch)).await.map(drop)
+    let message = taken.unwrap_or_default();
+    Err(kube::Error::Api(kube::core::Status::failure(&message, "Conflict").with_code(409).boxed()))
 }

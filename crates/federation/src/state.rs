@@ -33,6 +33,29 @@ pub(crate) struct State {
     pub(crate) held: Option<String>,
     /// Our finalizer was removed.
     pub(crate) released: bool,
+    /// When it was first seen that it is being deleted.
+    pub(crate) deleting: Option<Instant>,
+}
+
+impl State {
+    /// Whether there is nothing in it that the host (the UID and resourceVersion it shows of the object now, if it shows one) and the
+    /// members do not show as well.
+    pub(crate) fn is_over(&mut self, shown: Option<(&str, &str)>) -> bool {
+        match shown {
+            Some((uid, _)) if !self.uid.is_empty() && uid != self.uid => {}
+            Some((_, version)) => {
+                self.held.take_if(|held| !is_older(version, held));
+                self.reported.take_if(|(reported, _)| !is_older(version, reported));
+                if self.held.is_some() || self.reported.is_some() || self.released || self.deleting.is_some()
+                {
+                    return false;
+                }
+            }
+            None => {}
+        }
+        self.members.retain(|_, member| !member.is_idle());
+        self.members.is_empty()
+    }
 }
 
 /// One member's copy of it.

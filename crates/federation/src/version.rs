@@ -1,10 +1,10 @@
 //! Versions: what was written where, so that a member is written to only when that changes something
 //! (`spec/kubefed.md §1.4, §2.5`).
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use hansa_cluster::ResourceVersion;
 use hansa_machinery::gojson;
 use serde_json::{Value, json};
 
@@ -16,7 +16,7 @@ pub enum Version {
     /// `gen:N`: the object has a generation.
     Generation(i64),
     /// `rv:V`: it has none.
-    Resource(Box<str>),
+    Resource(ResourceVersion),
 }
 
 impl Version {
@@ -27,7 +27,7 @@ impl Version {
     /// The version of a live object.
     pub fn of(generation: i64, resource_version: &str) -> Self {
         match generation {
-            0 => Self::Resource(resource_version.into()),
+            0 => Self::Resource(ResourceVersion::new(resource_version)),
             generation => Self::Generation(generation),
         }
     }
@@ -35,7 +35,7 @@ impl Version {
     /// Reads a recorded version; what cannot be read is [`Version::STALE`], as it equals no live version either.
     pub fn parse(text: &str) -> Self {
         if let Some(version) = text.strip_prefix("rv:") {
-            return Self::Resource(version.into());
+            return Self::Resource(ResourceVersion::new(version));
         }
         text.strip_prefix("gen:").and_then(|n| n.parse().ok()).map_or(Self::STALE, Self::Generation)
     }
@@ -80,7 +80,77 @@ pub struct Record {
     /// The desired state that `clusters` is about.
     pub hashes: Hashes,
     /// The version each cluster had when it was last known to be right.
-    pub clusters: BTreeMap<Arc<str>, Version>,
+    pub clusters: Clusters,
+}
+
+/// A version for each of some clusters, sorted by name; a hundred thousand of them are kept, so it is a list.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Clusters(Vec<(Arc<str>, Version)>);
+
+impl Clusters {
+    fn find(&self, cluster: &str) -> Result<usize, usize> {
+        self.0.binary_search_by(|(name, _)| (**name).cmp(cluster))
+    }
+
+    /// The version of a cluster.
+    pub fn get(&self, cluster: &str) -> Option<&Version> {
+        self.find(cluster).ok().and_then(|at| self.0.get(at)).map(|(_, version)| version)
+    }
+
+    /// Whether a cluster has a version.
+    pub fn contains(&self, cluster: &str) -> bool {
+        self.find(cluster).is_ok()
+    }
+
+    /// Gives a cluster a version.
+    pub fn insert(&mut self, cluster: Arc<str>, version: Version) {
+        match self.find(&cluster) {
+            Ok(at) => self.0[at].1 = version,
+            Err(at) => self.0.insert(at, (cluster, version)),
+        }
+    }
+
+    /// Forgets a cluster.
+    pub fn remove(&mut self, cluster: &str) {
+        if let Ok(at) = self.find(cluster) {
+            self.0.remove(at);
+        }
+    }
+
+    /// Forgets the clusters that `keep` does not hold.
+    pub fn retain(&mut self, keep: impl Fn(&str) -> bool) {
+        self.0.retain(|(name, _)| keep(name));
+    }
+
+    /// The clusters and their versions.
+    pub fn iter(&self) -> impl Iterator<Item = (&Arc<str>, &Version)> {
+        self.0.iter().map(|(name, version)| (name, version))
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The same, with each name taken from `names`, in no more room than it needs.
+    pub(crate) fn compact(mut self, names: impl Fn(Arc<str>) -> Arc<str>) -> Self {
+        self.0.iter_mut().for_each(|(name, _)| *name = names(name.clone()));
+        self.0.shrink_to_fit();
+        self
+    }
+}
+
+impl FromIterator<(Arc<str>, Version)> for Clusters {
+    fn from_iter<I: IntoIterator<Item = (Arc<str>, Version)>>(clusters: I) -> Self {
+        let mut all = Self::default();
+        clusters.into_iter().for_each(|(name, version)| all.insert(name, version));
+        all
+    }
 }
 
 impl Record {
@@ -122,7 +192,7 @@ impl Record {
         let mut record = self.clone();
         if record.hashes != *hashes {
             record.hashes = hashes.clone();
-            record.clusters.values_mut().for_each(|version| *version = Version::STALE);
+            record.clusters.0.iter_mut().for_each(|(_, version)| *version = Version::STALE);
         }
         record
     }
@@ -207,7 +277,10 @@ mod tests {
     fn a_changed_desired_state_makes_every_version_stale_but_forgets_no_cluster() {
         let old = Hashes { template: "1".into(), overrides: "2".into() };
         let new = Hashes { template: "3".into(), overrides: "2".into() };
-        let record = Record { hashes: old.clone(), clusters: [("a".into(), Version::Generation(4))].into() };
+        let record = Record {
+            hashes: old.clone(),
+            clusters: [("a".into(), Version::Generation(4))].into_iter().collect(),
+        };
         assert!(record.is_current(&old, "a", &Version::Generation(4)));
         assert!(!record.is_current(&old, "a", &Version::Generation(5)));
         assert!(!record.is_current(&new, "a", &Version::Generation(4)));

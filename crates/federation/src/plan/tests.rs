@@ -18,6 +18,8 @@ struct World {
     record: Option<Record>,
     members: BTreeMap<String, Member<'static>>,
     host_namespace: Option<String>,
+    debt: Option<Debt>,
+    is_overdue: bool,
     unknown: Vec<Missing>,
 }
 
@@ -70,6 +72,8 @@ impl World {
             record: None,
             members: members.into(),
             host_namespace: None,
+            debt: None,
+            is_overdue: false,
             unknown: Vec::new(),
             types,
             key,
@@ -111,6 +115,16 @@ impl World {
         self
     }
 
+    fn overdue(mut self) -> Self {
+        self.is_overdue = true;
+        self
+    }
+
+    fn owing(mut self, member: &str, uid: Option<&str>) -> Self {
+        self.debt = Some(Debt { clusters: [(member.into(), uid.map(str::to_owned))].into() });
+        self
+    }
+
     fn unknown(mut self, missing: Missing) -> Self {
         self.unknown.push(missing);
         self
@@ -137,6 +151,8 @@ impl World {
             record: known(self, Missing::Versions, self.record.as_ref()),
             members: known(self, Missing::Clusters, &self.members),
             host_namespace: known(self, Missing::HostNamespaces, self.host_namespace.as_deref()),
+            debt: self.debt.as_ref(),
+            is_overdue: self.is_overdue,
         })
     }
 
@@ -406,6 +422,39 @@ fn observation() -> impl Strategy<Value = Observation> {
     ]
 }
 
+/// `spec/kubefed.md §5` (1): a member that is away holds up a deletion for a while, not for ever.
+#[test]
+fn what_a_member_that_is_away_may_have_is_owed_once_the_deletion_is_overdue() {
+    let world =
+        || World::new().federated(deleted(), placed_on(&["c1"])).recorded(&[("c2", 1)]).away("c2").away("c3");
+    world().assert(&[("c1", Action::Confirm), ("c2", Action::None)]);
+    assert_eq!(world().word("c2"), Some(Word::ClusterNotReady));
+    world().overdue().assert(&[("c1", Action::Confirm), ("c2", Action::Owe)]);
+    // A placement that shrank is no deletion: the record keeps the member until it is back.
+    let shrunk =
+        || World::new().federated(held(), placed_on(&["c1"])).recorded(&[("c2", 1)]).away("c2").overdue();
+    shrunk().assert(&[("c1", Action::Create), ("c2", Action::None)]);
+}
+
+#[test]
+fn what_is_owed_is_deleted_when_the_member_is_back_unless_it_is_another_object() {
+    let world = |uid| World::new().no_federated().owing("c1", uid).copy("c1", copy(1)).copy("c2", copy(1));
+    world(Some("u")).assert(&[("c1", Action::Delete), ("c2", Action::Unlabel)]);
+    world(None).assert(&[("c1", Action::Delete), ("c2", Action::Unlabel)]);
+    world(Some("another")).assert(&[("c1", Action::Unlabel), ("c2", Action::Unlabel)]);
+    world(None).away("c1").assert(&[("c2", Action::Unlabel)]);
+    World::new().no_federated().owing("c1", None).assert(&[("c1", Action::Confirm)]);
+    World::new().no_federated().owing("c1", None).copy("c1", going()).assert(&[]);
+}
+
+#[test]
+fn an_object_that_is_made_again_takes_over_what_is_owed_for_the_former_one() {
+    let world = || World::new().federated(held(), placed_on(&["c1"])).copy("c1", copy(1)).copy("c2", copy(1));
+    world().owing("c1", None).assert(&[("c1", Action::Update), ("c2", Action::Delete)]);
+    let away = world().owing("c3", None).away("c3").federated(deleted(), placed_on(&["c1"])).overdue();
+    assert!(away.actions().contains(&("c3".to_owned(), Action::Owe)));
+}
+
 prop_compose! {
     fn world()(
         namespace in any::<bool>(),
@@ -417,6 +466,8 @@ prop_compose! {
         copies in proptest::collection::vec((observation(), any::<bool>()), 3),
         host in any::<bool>(),
         unknown in proptest::sample::subsequence(EVERYTHING.to_vec(), 0..=1),
+        is_overdue in any::<bool>(),
+        debt in proptest::option::of((proptest::sample::select(vec!["c1", "c2", "y"]), proptest::sample::select(vec![None, Some("u"), Some("v")]))),
     ) -> World {
         let base = if namespace { World::of_namespace() } else { World::new() };
         let mut world = base.federated(metadata, placed_on(&clusters)).recorded(&recorded);
@@ -426,7 +477,10 @@ prop_compose! {
         if absent {
             world.federated = None;
         }
-        World { gate, unknown, host_namespace: host.then(|| "u".to_owned()), ..world }
+        if let Some((member, uid)) = debt {
+            world = world.owing(member, uid);
+        }
+        World { gate, unknown, is_overdue, host_namespace: host.then(|| "u".to_owned()), ..world }
     }
 }
 
@@ -441,7 +495,9 @@ proptest! {
         };
         for step in &work.steps {
             let removes = matches!(step.action, Action::Delete | Action::Confirm | Action::Unlabel);
-            if step.action != Action::None {
+            if step.action == Action::Owe {
+                prop_assert!(world.is_overdue && federated.is_some_and(|f| f.deleting) && !world.members[&step.member].ready);
+            } else if step.action != Action::None {
                 prop_assert!(world.members[&step.member].ready, "a member that is away is not written to");
             }
             if removes && federated.is_some_and(|f| !f.deleting) {
@@ -449,7 +505,8 @@ proptest! {
                 prop_assert!(!selected(&step.member) || gated, "a selected copy stays");
             }
             if matches!(step.action, Action::Delete) {
-                prop_assert!(federated.is_some(), "what has no federated object is never deleted");
+                let owed = world.debt.as_ref().is_some_and(|debt| debt.clusters.contains_key(step.member.as_str()));
+                prop_assert!(federated.is_some() || owed, "what has no federated object is deleted only if that is owed");
                 let Observation::Present(copy) = &world.members[&step.member].copy else { panic!("deleted unseen") };
                 prop_assert!(world.host_namespace.as_deref() != Some(&*copy.uid) || !world.types.is_namespaces());
             }
@@ -463,7 +520,7 @@ proptest! {
             return Ok(());
         }
         for (name, member) in &world.members {
-            let recorded = world.record.as_ref().is_some_and(|record| record.clusters.contains_key(name.as_str()));
+            let recorded = world.record.as_ref().is_some_and(|record| record.clusters.contains(name.as_str()));
             let host = matches!(&member.copy, Observation::Present(copy) if world.host_namespace.as_deref() == Some(&*copy.uid));
             if recorded && !host {
                 prop_assert!(work.steps.iter().any(|step| step.member == *name), "{name} was forgotten");
