@@ -1,10 +1,8 @@
 //! The controllers at the size of the design: a hundred members, ten thousand federated objects, a hundred thousand copies.
 
 use std::{
-    collections::HashMap,
-    env, fs,
+    env,
     path::Path,
-    process::Command,
     time::{Duration, Instant},
 };
 
@@ -15,21 +13,20 @@ use tokio::sync::mpsc;
 
 use crate::{
     client::block_on,
+    controllers::Controllers,
     figure,
     fleet::{Fleet, NAMESPACE, federated, spread, text},
-    percentile,
-    support::{embedded::binary, process::Process},
+    percentile, real_federation,
 };
 
 const PLACEMENTS: usize = 10;
 const CHANGES: usize = 100;
 /// How many objects the bare loop writes.
 const BARE_OBJECTS: usize = 2_000;
-/// A process that uses less than this much of a processor is at rest.
-const REST: f64 = 0.05;
 
 pub fn run() {
     block_on(measure(number("MEMBERS", 100), number("OBJECTS", 10_000)));
+    real_federation::run();
 }
 
 fn number(name: &str, default: usize) -> usize {
@@ -52,7 +49,7 @@ async fn measure(members: usize, objects: usize) {
         .await;
     // The namespaces go ahead, so that both loops write the same.
     let before = fleet.copies();
-    let mut controllers = Controllers::start(&fleet, dir.path());
+    let mut controllers = Controllers::hansa(&fleet.host.kubeconfig, dir.path());
     let mut began = None;
     let total = objects * PLACEMENTS;
     let mut marks = Vec::new();
@@ -135,7 +132,7 @@ async fn restart(fleet: &Fleet, controllers: Controllers, dir: &Path, members: u
     patched(fleet, "o0", &patch).await;
     let (written, hosts) = (fleet.member_writes(), fleet.host.revision());
     let started = Instant::now();
-    let mut controllers = Controllers::start(fleet, dir);
+    let mut controllers = Controllers::hansa(&fleet.host.kubeconfig, dir);
     while fleet.member_writes() < written + PLACEMENTS as u64 {
         controllers.process.check().unwrap_or_else(|error| panic!("{error}"));
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -151,54 +148,4 @@ async fn restart(fleet: &Fleet, controllers: Controllers, dir: &Path, members: u
         (fleet.member_writes() - written - PLACEMENTS as u64, fleet.host.revision() - hosts);
     say("writes to members besides that change, writes to the host", &format!("{writes}, {hosts}"));
     say("peak resident during the restart", &controllers.memory("VmHWM"));
-}
-
-/// `hansa controller-manager` in a process of its own.
-struct Controllers {
-    process: Process,
-}
-
-impl Controllers {
-    fn start(fleet: &Fleet, dir: &Path) -> Self {
-        let mut command = Command::new(binary());
-        command.arg("controller-manager").arg("--kubeconfig").arg(&fleet.host.kubeconfig);
-        Self { process: Process::start("controller-manager", dir, &mut command) }
-    }
-
-    /// A line of `/proc/PID/status`.
-    fn memory(&self, field: &str) -> String {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap_or_default();
-        let fields: HashMap<&str, &str> = status.lines().filter_map(|line| line.split_once(':')).collect();
-        let kib = fields.get(field).and_then(|text| text.split_whitespace().next()?.parse::<f64>().ok());
-        format!("{:.1} MiB", kib.unwrap_or_default() / 1024.0)
-    }
-
-    /// Processor seconds used so far.
-    fn processor(&self) -> f64 {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.process.id())).unwrap_or_default();
-        let ticks = stat.rsplit_once(')').map(|(_, rest)| rest.split_whitespace());
-        let ticks: u64 =
-            ticks.into_iter().flatten().skip(11).take(2).filter_map(|ticks| ticks.parse::<u64>().ok()).sum();
-        // Linux counts in hundredths, whatever its timer does.
-        ticks as f64 / 100.0
-    }
-
-    /// Waits until the process has rested for a second; gives the processor seconds used until then.
-    async fn at_rest(&self) -> f64 {
-        loop {
-            let before = self.processor();
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            let after = self.processor();
-            if after - before < REST {
-                return after;
-            }
-        }
-    }
-
-    /// Millicores used over `time`, and the memory at its end.
-    async fn idle(&self, time: Duration) -> (f64, String) {
-        let before = self.processor();
-        tokio::time::sleep(time).await;
-        ((self.processor() - before) / time.as_secs_f64() * 1000.0, self.memory("VmRSS"))
-    }
 }

@@ -5,11 +5,13 @@
 mod support;
 
 mod client;
+mod controllers;
 mod federation;
 mod fleet;
 mod gateway;
 mod memory;
 mod propagation;
+mod real_federation;
 mod server;
 mod startup;
 

@@ -17,6 +17,7 @@ use crate::dispatch::Target;
 use crate::engine::{Engine, Seen, lock};
 use crate::events::Severity;
 use crate::federated::Federated;
+use crate::host;
 use crate::key::Key;
 use crate::overrides::Overrides;
 use crate::plan::{Action, Copy, Goal, Knowledge, Observation, Step, Work};
@@ -441,14 +442,13 @@ impl Engine {
             written
         };
         let api = self.federated_api(Some(&key.namespace));
-        let params =
-            PatchParams { field_manager: Some(names::FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-        match api.patch_status(&key.name, &params, &Patch::Merge(json!({ "status": status }))).await {
-            Ok(object) => {
+        let patch = json!({ "status": status });
+        match host::patch_status(&self.shared.host, api.resource_url(), &key.name, &patch).await {
+            Ok(metadata) => {
                 let mut states = lock(&self.states);
                 let state = states.entry(key.clone()).or_default();
                 state.uid.clone_from(&federated.uid);
-                state.reported = object.resource_version().map(|version| (version, reads_as));
+                state.reported = metadata.resource_version.map(|version| (version, reads_as));
             }
             Err(kube::Error::Api(status)) if status.code == 404 => {}
             Err(error) => {

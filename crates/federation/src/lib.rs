@@ -12,6 +12,7 @@ mod dispatch;
 mod engine;
 mod events;
 pub mod federated;
+mod host;
 pub mod key;
 mod members;
 pub mod overrides;

@@ -14,6 +14,7 @@ use kube::{Client, ResourceExt};
 use serde_json::{Value, json};
 
 use crate::debts::Debts;
+use crate::host;
 use crate::key::Key;
 use crate::types::TypeConfig;
 use crate::version::{self, Record};
@@ -191,14 +192,12 @@ impl Records {
             Api::all_with(self.host.clone(), &resource)
         };
         let status = json!({ "status": record.status() });
-        let params =
-            PatchParams { field_manager: Some(names::FIELD_MANAGER.to_owned()), ..PatchParams::default() };
         loop {
             let was_there = at != Place::Nowhere;
             if !was_there {
                 at = create(&api, &resource, owner).await?;
             }
-            match api.patch_status(&at.name(owner), &params, &Patch::Merge(&status)).await {
+            match host::patch_status(&self.host, api.resource_url(), &at.name(owner), &status).await {
                 Err(kube::Error::Api(error)) if error.code == 404 && was_there => at = Place::Nowhere,
                 other => return other.map(|_| at),
             }
