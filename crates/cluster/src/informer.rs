@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGua
 
 use futures::StreamExt;
 use hansa_api::names;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
 use kube::Api;
 use kube::api::{DynamicObject, PartialObjectMeta};
 use kube::core::ApiResource;
@@ -59,6 +60,8 @@ pub struct Observed {
     pub managed: Option<bool>,
     /// Whether `metadata.deletionTimestamp` is set.
     pub deleting: bool,
+    /// Whether federation has applied it, by server-side apply.
+    pub applied: bool,
     /// Its labels and annotations.
     pub marks: Marks,
 }
@@ -432,9 +435,19 @@ fn project(object: PartialObjectMeta<DynamicObject>) -> Option<(ObjectKey, Obser
         uid: Uid::new(metadata.uid.as_deref().unwrap_or_default()),
         managed: managed.and_then(|value| value.parse().ok()),
         deleting: metadata.deletion_timestamp.is_some(),
+        applied: is_applied(metadata.managed_fields.as_deref().unwrap_or_default()),
         marks: Marks::of_metadata(&metadata),
     };
     Some((key, observed))
+}
+
+/// Whether federation has applied an object with these `managedFields`, by server-side apply.
+pub fn is_applied(entries: &[ManagedFieldsEntry]) -> bool {
+    entries.iter().any(|entry| {
+        entry.operation.as_deref() == Some("Apply")
+            && entry.manager.as_deref() == Some(names::FIELD_MANAGER_FEDERATION)
+            && entry.subresource.is_none()
+    })
 }
 
 /// The watch of one member, which tries again by itself and waits longer each time.
@@ -519,6 +532,7 @@ mod tests {
             uid: Uid::new(""),
             managed: Some(true),
             deleting: false,
+            applied: true,
             marks: Marks::default(),
         }
     }

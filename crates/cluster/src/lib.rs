@@ -18,7 +18,7 @@ mod registry;
 mod remote;
 
 pub use controller::ControllerOptions;
-pub use informer::{Change, Informers, Lookup, ObjectKey, Observed, Subscription};
+pub use informer::{Change, Informers, Lookup, ObjectKey, Observed, Subscription, is_applied};
 pub use join::{JoinError, JoinRequest, Progress, UnjoinError, join, unjoin, update, valid_name};
 pub use marks::Marks;
 pub use member::Member;
