@@ -7,7 +7,7 @@
 
 use hansa_api::names;
 use hansa_cluster::is_applied;
-use hansa_machinery::fields::Set;
+use hansa_machinery::fields::{Element, Set};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{FieldsV1, ManagedFieldsEntry};
 use serde_json::Value;
 
@@ -27,13 +27,28 @@ const LEFT: [&[&str]; 6] = [
     &["status"],
 ];
 
+/// KubeSphere's labels are its own controllers', which go by the name `controller-manager` as KubeFed's does.
+const KUBESPHERE: &str = "kubesphere.io/";
+
+/// What of an entry's fields is not taken over.
+fn left_of(fields: &Set) -> Set {
+    let mut left = Set::of_fields(&LEFT);
+    let place = ["metadata", "labels"].map(Element::field);
+    let labels = place.iter().try_fold(fields, |set, element| Some(&set.get(element)?.children));
+    for (element, _) in labels.into_iter().flat_map(Set::nodes) {
+        if matches!(element, Element::Field(name) if name.contains(KUBESPHERE)) {
+            left.insert(&[&place[..], &[element.clone()]].concat());
+        }
+    }
+    left
+}
+
 /// The `managedFields` in which what `managers` own by updates is what we applied; `None` if there is nothing to take over, or an entry
 /// that cannot be understood.
 pub(super) fn migrate(entries: &[ManagedFieldsEntry], managers: &[&str]) -> Option<Vec<ManagedFieldsEntry>> {
     if is_applied(entries) {
         return None;
     }
-    let left = Set::of_fields(&LEFT);
     let (mut taken, mut newest) = (Set::default(), None::<&ManagedFieldsEntry>);
     let mut kept = Vec::new();
     for entry in entries {
@@ -45,7 +60,7 @@ pub(super) fn migrate(entries: &[ManagedFieldsEntry], managers: &[&str]) -> Opti
             continue;
         }
         let fields = Set::decode(entry.fields_v1.as_ref().map_or(&Value::Null, |fields| &fields.0)).ok()?;
-        let ours = fields.recursive_difference(&left);
+        let ours = fields.recursive_difference(&left_of(&fields));
         let rest = fields.difference(&ours);
         if !rest.is_empty() {
             kept.push(ManagedFieldsEntry { fields_v1: Some(FieldsV1(rest.encode())), ..entry.clone() });
@@ -140,7 +155,7 @@ mod tests {
     #[test]
     fn what_kubefed_only_found_or_a_server_filled_in_is_left() {
         let fields_v1 = json!({
-            "f:metadata": {"f:annotations": {".": {}, "f:a": {}}, "f:finalizers": {"v:\"x\"": {}}, "f:labels": {"f:app": {}}},
+            "f:metadata": {"f:annotations": {".": {}, "f:a": {}}, "f:finalizers": {"v:\"x\"": {}}, "f:labels": {"f:app": {}, "f:kubesphere.io/workspace": {}}},
             "f:spec": {"f:ingressClassName": {}, "f:rules": {}},
         });
         let entries = [entry("controller-manager", "Update", EARLY, fields_v1)];
@@ -152,7 +167,10 @@ mod tests {
         assert_eq!(
             fields(&migrated, "controller-manager"),
             json!({
-                "f:metadata": {"f:annotations": {".": {}, "f:a": {}}, "f:finalizers": {"v:\"x\"": {}}},
+                "f:metadata": {
+                    "f:annotations": {".": {}, "f:a": {}}, "f:finalizers": {"v:\"x\"": {}},
+                    "f:labels": {"f:kubesphere.io/workspace": {}},
+                },
                 "f:spec": {"f:ingressClassName": {}},
             })
         );
