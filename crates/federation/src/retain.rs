@@ -59,7 +59,8 @@ fn service(spec: &mut Map<String, Value>, live: &Value) {
 /// Makes the copy one that can be written by PUT, which takes away what it does not name: whatever KubeFed retained
 /// (`spec/kubefed.md §2.6`), and what it wiped and should not have (§6 (18)). Overrides have been applied, and prevail.
 pub fn complete(group: &str, kind: &str, desired: &mut Value, live: &Value) {
-    if let (Some(there), Some(metadata)) = (live["metadata"].as_object(), desired["metadata"].as_object_mut())
+    if let (Some(there), Some(metadata)) =
+        (live["metadata"].as_object(), desired.get_mut("metadata").and_then(Value::as_object_mut))
     {
         let wanted = std::mem::replace(metadata, there.clone());
         for (field, value) in wanted {
@@ -162,6 +163,7 @@ fn applied_by(live: &Value, manager: &str, field: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
     use serde_json::json;
 
     fn deployment(replicas: i64, owner: &str, operation: &str) -> Value {
@@ -292,5 +294,37 @@ mod tests {
             json!({"type": "ExternalName", "externalName": "x.test"})
         );
         assert_eq!(service(json!({"ports": [{"name": "a", "port": 80}]}))["ports"][0].get("nodePort"), None);
+    }
+
+    /// Any JSON, with the names that matter among its keys.
+    fn any_json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            (-1..3_i64).prop_map(Value::from),
+            "(TCP|NodePort|LoadBalancer|ExternalName|x?)".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(4, 32, 4, |inner| {
+            let name = "(metadata|labels|spec|ports|port|nodePort|type|clusterIP|replicas|secrets|a)";
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..3).prop_map(Value::from),
+                proptest::collection::hash_map(name, inner, 0..4)
+                    .prop_map(|map| Value::Object(map.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        /// A template may be anything; completing it twice is completing it once.
+        #[test]
+        fn completing_is_harmless_and_done_once(
+            desired in any_json(), live in any_json(), kind in "(Service|ServiceAccount|ConfigMap)",
+        ) {
+            let mut once = desired;
+            complete("", &kind, &mut once, &live);
+            let mut twice = once.clone();
+            complete("", &kind, &mut twice, &live);
+            prop_assert_eq!(once, twice);
+        }
     }
 }

@@ -182,11 +182,56 @@ async fn keep_what_the_member_decides_of_what_kubefed_put(world: &mut World) {
     assert_eq!((&copy["data"]["a"], &copy["type"]), (&json!("Mg=="), &json!("example.org/token")));
 }
 
+/// What a server filled in when KubeFed created an object is booked on KubeFed too; giving it up must not lose it.
+async fn leave_what_the_server_filled_in(world: &mut World) {
+    world.stop().await;
+    let labels = json!({"app": "web"});
+    let pod = json!({"metadata": {"labels": labels}, "spec": {"containers": [{"name": "a", "image": "a"}], "restartPolicy": "Always"}});
+    let mut once = pod.clone();
+    once["spec"]["restartPolicy"] = "Never".into();
+    let paths = json!([{"path": "/", "pathType": "Prefix", "backend": {"service": {"name": "web", "port": {"number": 80}}}}]);
+    let templates = [
+        ("v1", "Service", json!({"spec": {"type": "NodePort", "selector": labels, "ports": [{"port": 80}]}})),
+        ("v1", "ServiceAccount", json!({})),
+        ("batch/v1", "Job", json!({"spec": {"template": once}})),
+        ("apps/v1", "ReplicaSet", json!({"spec": {"selector": {"matchLabels": labels}, "template": pod}})),
+        (
+            "networking.k8s.io/v1",
+            "Ingress",
+            json!({"spec": {"rules": [{"host": "a.test", "http": {"paths": paths}}]}}),
+        ),
+    ];
+    let mut before = Vec::new();
+    for (api_version, kind, template) in &templates {
+        let object = kubefeds(api_version, kind, "full", template.clone());
+        let copy = world.member("m1").write_as("controller-manager", Method::POST, None, &object).await;
+        let mut template = template.clone();
+        template["metadata"] = json!({"labels": {"new": "1"}});
+        let spec = json!({"template": template, "placement": on(&["m1"])});
+        world.host.create(&federated(kind, "shop", "full", spec)).await;
+        before.push(copy);
+    }
+    world.run();
+    for ((api_version, kind, _), before) in templates.iter().zip(before) {
+        let plural = hansa_api::federated::plural(kind);
+        world.propagated(&fed(&plural, "full")).await;
+        let prefix = if api_version.contains('/') { "apis" } else { "api" };
+        let path = format!("/{prefix}/{api_version}/namespaces/shop/{plural}/full");
+        let copy = world.member("m1").get(&path).await.unwrap();
+        assert_eq!(copy["metadata"]["labels"]["new"], "1");
+        assert_eq!(copy["spec"], before["spec"], "{kind}");
+        let owners = managers(&copy);
+        assert!(owners.contains(&("kubefed".into(), "Apply".into())), "{kind}: {owners:?}");
+        assert!(!owners.contains(&("controller-manager".into(), "Update".into())), "{kind}: {owners:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_an_older_kubefed_put_is_taken_over() {
     let mut world = World::start(1).await;
     take_over_what_kubefed_put(&mut world).await;
     keep_what_the_member_decides_of_what_kubefed_put(&mut world).await;
+    leave_what_the_server_filled_in(&mut world).await;
     world.stop().await;
 }
 
@@ -196,6 +241,7 @@ async fn what_an_older_kubefed_put_is_taken_over_on_a_real_cluster() {
     let mut world = World::of(vec![real.cluster.clone()]).await;
     take_over_what_kubefed_put(&mut world).await;
     keep_what_the_member_decides_of_what_kubefed_put(&mut world).await;
+    leave_what_the_server_filled_in(&mut world).await;
     world.stop().await;
 }
 

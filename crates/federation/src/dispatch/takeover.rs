@@ -37,7 +37,7 @@ fn left_of(fields: &Set) -> Set {
     let labels = place.iter().try_fold(fields, |set, element| Some(&set.get(element)?.children));
     for (element, _) in labels.into_iter().flat_map(Set::nodes) {
         if matches!(element, Element::Field(name) if name.contains(KUBESPHERE)) {
-            left.insert(&[&place[..], &[element.clone()]].concat());
+            left.insert(&[&place[..], std::slice::from_ref(element)].concat());
         }
     }
     left
