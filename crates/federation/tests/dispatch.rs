@@ -163,7 +163,7 @@ async fn keep_what_the_member_decides_of_what_kubefed_put(world: &mut World) {
         world.host.create(&federated("Deployment", "shop", name, spec)).await;
     }
     // What cannot be taken away again, as it is immutable.
-    let token = json!({"type": "example.org/token", "stringData": {"a": "1"}});
+    let token = json!({"type": "example.org/token", "data": {"a": "MQ==", "stale": "MQ=="}});
     m1.write_as("controller-manager", Method::POST, None, &kubefeds("v1", "Secret", "key", token)).await;
     let spec = json!({"template": {"data": {"a": "Mg=="}}, "placement": on(&["m1"])});
     world.host.create(&federated("Secret", "shop", "key", spec)).await;
@@ -179,7 +179,7 @@ async fn keep_what_the_member_decides_of_what_kubefed_put(world: &mut World) {
     // It stays, and the rest is written all the same.
     world.propagated(&fed("secrets", "key")).await;
     let copy = m1.get("/api/v1/namespaces/shop/secrets/key").await.unwrap();
-    assert_eq!((&copy["data"]["a"], &copy["type"]), (&json!("Mg=="), &json!("example.org/token")));
+    assert_eq!((&copy["data"], &copy["type"]), (&json!({"a": "Mg=="}), &json!("example.org/token")));
 }
 
 /// What a server filled in when KubeFed created an object is booked on KubeFed too; giving it up must not lose it.
@@ -211,7 +211,21 @@ async fn leave_what_the_server_filled_in(world: &mut World) {
         world.host.create(&federated(kind, "shop", "full", spec)).await;
         before.push(copy);
     }
+    let old = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "old", "labels": {
+        "kubefed.io/managed": "true", "stale": "1", "kubesphere.io/workspace": "w",
+    }}});
+    world.member("m1").write_as("controller-manager", Method::POST, None, &old).await;
+    world.host.create(&json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "old"}})).await;
+    let spec = json!({"template": {"metadata": {"labels": {"new": "1"}}}, "placement": on(&["m1"])});
+    world.host.create(&federated("Namespace", "old", "old", spec)).await;
     world.run();
+    world.propagated("/apis/types.kubefed.io/v1beta1/namespaces/old/federatednamespaces/old").await;
+    // KubeSphere's controllers go by KubeFed's name, and keep what is theirs.
+    let copy = world.member("m1").get("/api/v1/namespaces/old").await.unwrap();
+    let labels = json!({
+        "kubefed.io/managed": "true", "kubernetes.io/metadata.name": "old", "kubesphere.io/workspace": "w", "new": "1",
+    });
+    assert_eq!(copy["metadata"]["labels"], labels);
     for ((api_version, kind, _), before) in templates.iter().zip(before) {
         let plural = hansa_api::federated::plural(kind);
         world.propagated(&fed(&plural, "full")).await;
@@ -280,6 +294,32 @@ async fn what_kubefed_put_and_recorded_is_left_alone_until_it_changes() {
         .patch(&fed("configmaps", "conf"), json!({"spec": {"template": {"data": {"stale": null}}}}))
         .await;
     let copy = m1.until(CONF, |copy| copy["data"].get("stale").is_none()).await;
+    assert_eq!(copy["data"], json!({"key": "1"}));
+    world.stop().await;
+}
+
+/// The control plane may end at any moment, between taking over and writing as well.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_take_over_that_was_cut_short_is_finished_by_whoever_comes_next() {
+    let mut world = World::start(1).await;
+    world.namespace("shop").await;
+    world.stop().await;
+    let m1 = world.member("m1");
+    let object = kubefeds("v1", "ConfigMap", "conf", json!({"data": {"key": "1", "stale": "1"}}));
+    m1.write_as("controller-manager", Method::POST, None, &object).await;
+    let spec = json!({"template": {"data": {"key": "1"}}, "placement": on(&["m1"])});
+    world.host.create(&federated("ConfigMap", "shop", "conf", spec)).await;
+    m1.door.answer(|head| {
+        (is_apply(head) && head.uri.path() == CONF).then(|| status(500, "InternalError", "not now"))
+    });
+    world.run();
+    let m1 = world.member("m1");
+    let taken = m1.until(CONF, |copy| managers(copy).contains(&("kubefed".into(), "Apply".into()))).await;
+    assert_eq!(taken["data"], json!({"key": "1", "stale": "1"}));
+    world.stop().await;
+    world.member("m1").door.mend();
+    world.run();
+    let copy = world.member("m1").until(CONF, |copy| copy["data"].get("stale").is_none()).await;
     assert_eq!(copy["data"], json!({"key": "1"}));
     world.stop().await;
 }

@@ -1,6 +1,7 @@
 //! Writing by server-side apply, which leaves alone what others own (`spec/kubefed.md §6 (18)`).
 
 use hansa_api::names;
+use hansa_machinery::fields::Set;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
 use kube::ResourceExt;
 use kube::api::{DynamicObject, Patch, PatchParams};
@@ -106,16 +107,23 @@ impl Target {
         let before = self.take_over(&mut live).await?;
         let mut body = recipe.body(Some(&as_value(&live)?))?;
         body["metadata"]["resourceVersion"] = live.resource_version().into();
-        match self.apply(word, what, &body, true).await {
-            // Something that we now own and no longer name cannot be removed. Then it stays, and stays KubeFed's.
-            Err(trouble) if trouble.code() == Some(422) => {
-                let Some(before) = before else { return Err(trouble) };
-                let live = self.set_owners(&live, &before).await.map_err(|_| trouble)?;
-                body["metadata"]["resourceVersion"] = live.resource_version().into();
-                self.apply(word, what, &body, true).await
+        let mut written = self.apply(word, what, &body, true).await;
+        // Something that we now own and no longer name cannot be removed. Then it stays, and stays KubeFed's; if it is not clear what,
+        // all that was KubeFed's does.
+        let Some(before) = before else { return written };
+        for all in [false, true] {
+            let Err(trouble) = &written else { break };
+            if trouble.code() != Some(422) {
+                break;
             }
-            other => other,
+            let stays = trouble.immutable_fields();
+            let narrower = takeover::migrate(&before, &takeover::MANAGERS, &stays);
+            let owners = narrower.filter(|_| !all && !stays.is_empty()).unwrap_or_else(|| before.clone());
+            live = self.set_owners(&live, &owners).await?;
+            body["metadata"]["resourceVersion"] = live.resource_version().into();
+            written = self.apply(word, what, &body, true).await;
         }
+        written
     }
 
     /// Takes over what KubeFed wrote by PUT, if anything, and says who owned what before.
@@ -124,7 +132,9 @@ impl Target {
             return Ok(None);
         }
         let before = live.metadata.managed_fields.clone().unwrap_or_default();
-        let Some(after) = takeover::migrate(&before, &takeover::MANAGERS) else { return Ok(None) };
+        let Some(after) = takeover::migrate(&before, &takeover::MANAGERS, &Set::default()) else {
+            return Ok(None);
+        };
         *live = self.set_owners(live, &after).await?;
         Ok(Some(before))
     }
@@ -153,7 +163,7 @@ fn may_take_over(metadata: &ObjectMeta) -> bool {
     let managed = metadata.labels.as_ref().and_then(|labels| labels.get(names::LABEL_MANAGED));
     let entries = metadata.managed_fields.as_deref().unwrap_or_default();
     managed.is_some_and(|managed| managed == names::MANAGED_TRUE)
-        && takeover::migrate(entries, &takeover::MANAGERS).is_some()
+        && takeover::migrate(entries, &takeover::MANAGERS, &Set::default()).is_some()
 }
 
 /// A live object as JSON.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use hansa_machinery::fields::{Element, Set};
 use kube::core::Status;
 
 use crate::report::{Failure, Retry};
@@ -76,6 +77,18 @@ impl Trouble {
         }
     }
 
+    /// The fields that the member refuses to change, of those that have a plain path.
+    pub(super) fn immutable_fields(&self) -> Set {
+        let Self::Refused(Refused { error: kube::Error::Api(status), .. }) = self else {
+            return Set::default();
+        };
+        let fields = immutable(status).map(|immutable| immutable.fields).unwrap_or_default();
+        let plain = fields.iter().filter(|field| !field.contains('['));
+        let paths: Vec<Vec<Element>> =
+            plain.map(|field| field.split('.').map(Element::field).collect()).collect();
+        Set::of(paths.iter().map(Vec::as_slice))
+    }
+
     /// What to report.
     pub(super) fn into_failure(self) -> Failure {
         match self {
@@ -104,6 +117,7 @@ impl Refused {
             seconds => Retry::After(Duration::from_secs(seconds.into()).min(LONGEST)),
         };
         if let Some(Immutable { fields, .. }) = immutable(&status) {
+            let fields = if fields.is_empty() { "a field".to_owned() } else { fields.join(", ") };
             let message = format!(
                 "the cluster does not let {fields} be changed: {}; take the change back, or annotate the federated object with \
                  kubefed.io/recreate=true to have the object deleted and created anew",
@@ -143,8 +157,8 @@ pub(super) fn code(error: &kube::Error) -> Option<u16> {
 /// Fields that cannot be changed.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Immutable {
-    /// Their names, for a sentence.
-    fields: String,
+    /// Their names, as the server writes them.
+    fields: Vec<String>,
     /// Whether that is all that is wrong.
     only: bool,
 }
@@ -156,20 +170,13 @@ pub(super) fn immutable(status: &Status) -> Option<Immutable> {
     }
     let causes = status.details.as_ref().map(|details| details.causes.as_slice()).unwrap_or_default();
     if causes.is_empty() {
-        return says_immutable(&status.message)
-            .then(|| Immutable { fields: "a field".to_owned(), only: true });
+        return says_immutable(&status.message).then(|| Immutable { fields: Vec::new(), only: true });
     }
-    let mut fields: Vec<&str> = Vec::new();
-    let mut only = true;
-    for cause in causes {
-        if says_immutable(&cause.message) {
-            fields.push(if cause.field.is_empty() { "a field" } else { &cause.field });
-        } else {
-            only = false;
-        }
-    }
+    let (said, other): (Vec<_>, Vec<_>) = causes.iter().partition(|cause| says_immutable(&cause.message));
+    let mut fields: Vec<String> = said.iter().map(|cause| cause.field.clone()).collect();
+    fields.retain(|field| !field.is_empty());
     fields.dedup();
-    (!fields.is_empty()).then(|| Immutable { fields: fields.join(", "), only })
+    (!said.is_empty()).then_some(Immutable { fields, only: other.is_empty() })
 }
 
 /// The words by which servers say so; what precedes the last colon may be the value, which may say anything.
@@ -225,7 +232,11 @@ mod tests {
             ("spec.x", "Invalid value: \"string\": Value is immutable"),
         ] {
             let status = status(422, json!([cause(field, message)]));
-            assert_eq!(immutable(&status), Some(Immutable { fields: field.into(), only: true }), "{message}");
+            assert_eq!(
+                immutable(&status),
+                Some(Immutable { fields: vec![field.into()], only: true }),
+                "{message}"
+            );
             let failure = refused(status);
             assert!(failure.message.contains(field) && failure.message.contains("kubefed.io/recreate=true"));
             assert_eq!((failure.word, failure.retry), (Word::UpdateFailed, Retry::Late));
@@ -237,7 +248,7 @@ mod tests {
         let causes =
             json!([cause("spec.selector", "field is immutable"), cause("spec.replicas", "must be positive")]);
         let found = immutable(&status(422, causes)).unwrap();
-        assert_eq!(found, Immutable { fields: "spec.selector".into(), only: false });
+        assert_eq!(found, Immutable { fields: vec!["spec.selector".into()], only: false });
     }
 
     #[test]

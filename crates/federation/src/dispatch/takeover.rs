@@ -43,9 +43,13 @@ fn left_of(fields: &Set) -> Set {
     left
 }
 
-/// The `managedFields` in which what `managers` own by updates is what we applied; `None` if there is nothing to take over, or an entry
-/// that cannot be understood.
-pub(super) fn migrate(entries: &[ManagedFieldsEntry], managers: &[&str]) -> Option<Vec<ManagedFieldsEntry>> {
+/// The `managedFields` in which what `managers` own by updates, but for what is in `besides`, is what we applied; `None` if there is
+/// nothing to take over, or an entry that cannot be understood.
+pub(super) fn migrate(
+    entries: &[ManagedFieldsEntry],
+    managers: &[&str],
+    besides: &Set,
+) -> Option<Vec<ManagedFieldsEntry>> {
     if is_applied(entries) {
         return None;
     }
@@ -60,7 +64,7 @@ pub(super) fn migrate(entries: &[ManagedFieldsEntry], managers: &[&str]) -> Opti
             continue;
         }
         let fields = Set::decode(entry.fields_v1.as_ref().map_or(&Value::Null, |fields| &fields.0)).ok()?;
-        let ours = fields.recursive_difference(&left_of(&fields));
+        let ours = fields.recursive_difference(&left_of(&fields)).recursive_difference(besides);
         let rest = fields.difference(&ours);
         if !rest.is_empty() {
             kept.push(ManagedFieldsEntry { fields_v1: Some(FieldsV1(rest.encode())), ..entry.clone() });
@@ -116,7 +120,7 @@ mod tests {
             ),
             entry("kubectl-edit", "Update", LATE, json!({"f:data": {"f:theirs": {}}})),
         ];
-        let migrated = migrate(&entries, &MANAGERS).unwrap();
+        let migrated = migrate(&entries, &MANAGERS, &Set::default()).unwrap();
         assert_eq!(migrated[0], entries[1]);
         let ours = &migrated[1];
         assert_eq!(
@@ -125,7 +129,7 @@ mod tests {
         );
         assert_eq!(ours.fields_v1, entries[0].fields_v1);
         assert_eq!(migrated.len(), 2);
-        assert_eq!(migrate(&migrated, &MANAGERS), None, "it happens once");
+        assert_eq!(migrate(&migrated, &MANAGERS, &Set::default()), None, "it happens once");
     }
 
     #[test]
@@ -144,7 +148,7 @@ mod tests {
                 json!({"f:spec": {"f:b": {}, "f:list": {"k:{\"name\":\"x\"}": {"f:image": {}}}}}),
             ),
         ];
-        let migrated = migrate(&entries, &MANAGERS).unwrap();
+        let migrated = migrate(&entries, &MANAGERS, &Set::default()).unwrap();
         let united = json!({"f:spec": {
             "f:a": {}, "f:b": {}, "f:list": {"k:{\"name\":\"x\"}": {".": {}, "f:name": {}, "f:image": {}}},
         }});
@@ -159,7 +163,7 @@ mod tests {
             "f:spec": {"f:ingressClassName": {}, "f:rules": {}},
         });
         let entries = [entry("controller-manager", "Update", EARLY, fields_v1)];
-        let migrated = migrate(&entries, &MANAGERS).unwrap();
+        let migrated = migrate(&entries, &MANAGERS, &Set::default()).unwrap();
         assert_eq!(
             fields(&migrated, "kubefed"),
             json!({"f:metadata": {"f:labels": {"f:app": {}}}, "f:spec": {"f:rules": {}}})
@@ -198,8 +202,21 @@ mod tests {
                 json!({"f:metadata": {"f:annotations": {"f:a": {}}}}),
             )],
         ] {
-            assert_eq!(migrate(&entries, &MANAGERS), None, "{entries:?}");
+            assert_eq!(migrate(&entries, &MANAGERS, &Set::default()), None, "{entries:?}");
         }
+    }
+
+    #[test]
+    fn a_field_that_cannot_be_given_up_is_left_and_the_rest_is_taken() {
+        let entries = [entry(
+            "hyperfed",
+            "Update",
+            EARLY,
+            json!({"f:type": {}, "f:spec": {"f:a": {"f:b": {}}, "f:c": {}}}),
+        )];
+        let migrated = migrate(&entries, &MANAGERS, &Set::of_fields(&[&["type"], &["spec", "a"]])).unwrap();
+        assert_eq!(fields(&migrated, "kubefed"), json!({"f:spec": {"f:c": {}}}));
+        assert_eq!(fields(&migrated, "hyperfed"), json!({"f:type": {}, "f:spec": {"f:a": {"f:b": {}}}}));
     }
 
     proptest! {
@@ -219,10 +236,10 @@ mod tests {
                     .fold(Set::default(), Set::union)
             };
             let is_kubefeds = |name: &str| MANAGERS.contains(&name);
-            let migrated = migrate(&entries, &MANAGERS).unwrap_or(entries.clone());
+            let migrated = migrate(&entries, &MANAGERS, &Set::default()).unwrap_or(entries.clone());
             prop_assert_eq!(all(&migrated, &is_kubefeds), all(&entries, &is_kubefeds));
             prop_assert_eq!(all(&migrated, &|name| !is_kubefeds(name)), all(&entries, &|name| !is_kubefeds(name)));
-            prop_assert_eq!(migrate(&migrated, &MANAGERS), None);
+            prop_assert_eq!(migrate(&migrated, &MANAGERS, &Set::default()), None);
         }
     }
 }
