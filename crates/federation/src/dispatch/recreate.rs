@@ -4,7 +4,7 @@
 use hansa_api::names;
 use kube::ResourceExt;
 
-use super::refusal::{Trouble, failed};
+use super::refusal::{ADVICE, Trouble, failed};
 use super::{Recipe, Target, Written, observed};
 use crate::report::{Failure, Outcome, Retry};
 use crate::status::Word;
@@ -20,7 +20,7 @@ impl Target {
             return Err(never(refusal, "a namespace is never deleted for that").into());
         }
         let Some(live) = self.live(Word::RetrievalFailed).await? else {
-            return Ok(Written { recreated: true, ..self.make(recipe).await?.into() });
+            return Ok(self.make(recipe).await?.into());
         };
         if live.metadata.deletion_timestamp.is_some() {
             return Ok(Written { metadata: None, recreated: false });
@@ -44,13 +44,18 @@ impl Target {
         match self.delete(Some(&observed(live.metadata))).await {
             Ok(Outcome::Gone) => Ok(Written { recreated: true, ..self.make(recipe).await?.into() }),
             Ok(_) => Ok(Written { metadata: None, recreated: true }),
-            Err(refused) => Err(refused.into()),
+            Err(refused) => {
+                self.memory.forget(&self.member, &self.key);
+                Err(refused.into())
+            }
         }
     }
 }
 
 /// The failure where making the object anew is asked for, and not done.
 fn never(refusal: Trouble, why: &str) -> Failure {
-    let message = format!("{}; it is not made anew, as {why}", refusal.into_failure().message);
+    let refused = refusal.into_failure().message;
+    let message =
+        format!("{}; it is not made anew, as {why}; take the change back", refused.trim_end_matches(ADVICE));
     Failure { retry: Retry::Late, ..failed(Word::UpdateFailed, message) }
 }

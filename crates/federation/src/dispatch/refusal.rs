@@ -11,6 +11,10 @@ use crate::status::Word;
 /// The longest pause that a member may ask for.
 const LONGEST: Duration = Duration::from_secs(300);
 
+/// What to do about a field that cannot be changed.
+pub(super) const ADVICE: &str = "; take the change back, or annotate the federated object with kubefed.io/recreate=true to have the object \
+                                 deleted and created anew";
+
 /// Why a copy is not written.
 #[derive(Debug)]
 pub(super) enum Trouble {
@@ -118,11 +122,7 @@ impl Refused {
         };
         if let Some(Immutable { fields, .. }) = immutable(&status) {
             let fields = if fields.is_empty() { "a field".to_owned() } else { fields.join(", ") };
-            let message = format!(
-                "the cluster does not let {fields} be changed: {}; take the change back, or annotate the federated object with \
-                 kubefed.io/recreate=true to have the object deleted and created anew",
-                status.message
-            );
+            let message = format!("the cluster does not let {fields} be changed: {}{ADVICE}", status.message);
             return Failure { word, message, maybe_written: false, retry: Retry::Late };
         }
         let message = match status.code {
