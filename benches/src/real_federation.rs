@@ -16,9 +16,7 @@ use crate::{
     client::{block_on, send, transport},
     controllers::Controllers,
     figure,
-    support::{
-        embedded, eventually, real::Cluster,
-    },
+    support::{embedded, eventually, real::Cluster},
 };
 
 const CONFIG_MAPS: usize = 1_000;
@@ -61,12 +59,7 @@ pub fn run() {
     });
 }
 
-async fn measure(
-    name: &str,
-    host: &Transport,
-    members: &[Transport],
-    start: impl Fn() -> Controllers,
-) {
+async fn measure(name: &str, host: &Transport, members: &[Transport], start: impl Fn() -> Controllers) {
     let namespace = format!("bench-{name}");
     let body = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}});
     send(host, Method::POST, "/api/v1/namespaces", &body.to_string()).await;
@@ -103,10 +96,7 @@ async fn measure(
     figure(
         "federation",
         &format!("{wanted} copies on two real members, {name}"),
-        &format!(
-            "{took:.1} s, {processor:.1} s of processor time, peak {}",
-            controllers.memory("VmHWM")
-        ),
+        &format!("{took:.1} s, {processor:.1} s of processor time, peak {}", controllers.memory("VmHWM")),
     );
 }
 

@@ -86,6 +86,8 @@ pub struct Meta<'a> {
     pub generation: i64,
     deletion_timestamp: Option<IgnoredAny>,
     #[serde(borrow)]
+    managed_fields: Option<Vec<Managed<'a>>>,
+    #[serde(borrow)]
     labels: Option<Pairs<'a>>,
     #[serde(borrow)]
     annotations: Option<Pairs<'a>>,
@@ -97,6 +99,14 @@ impl Meta<'_> {
         self.deletion_timestamp.is_some()
     }
 
+    /// Whether `manager` has applied the object, by server-side apply.
+    pub fn is_applied_by(&self, manager: &str) -> bool {
+        let applied = |entry: &Managed<'_>| {
+            entry.operation == "Apply" && entry.manager == manager && entry.subresource.is_none()
+        };
+        self.managed_fields.as_ref().is_some_and(|entries| entries.iter().any(applied))
+    }
+
     /// `labels`.
     pub fn labels(&self) -> impl Iterator<Item = (&str, &str)> {
         Pairs::iter(self.labels.as_ref())
@@ -106,6 +116,16 @@ impl Meta<'_> {
     pub fn annotations(&self) -> impl Iterator<Item = (&str, &str)> {
         Pairs::iter(self.annotations.as_ref())
     }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Managed<'a> {
+    #[serde(borrow)]
+    manager: Cow<'a, str>,
+    #[serde(borrow)]
+    operation: Cow<'a, str>,
+    subresource: Option<IgnoredAny>,
 }
 
 #[derive(Debug)]
@@ -407,11 +427,12 @@ mod tests {
     #[test]
     fn what_is_needed_of_an_object_is_read_and_the_rest_passed_over() {
         let text = r#"{"kind":"X","metadata":{"name":"a\"b","namespace":"n","uid":"u","resourceVersion":"7",
-            "generation":3,"labels":{"k":"v","esc\u0061pe":"\n"},"annotations":null,"managedFields":[{"x":1}],
+            "generation":3,"labels":{"k":"v","esc\u0061pe":"\n"},"annotations":null,"managedFields":[{"manager":"k","operation":"Apply","fieldsV1":{"f:x":{}}}],
             "deletionTimestamp":"2026-01-01T00:00:00Z"},"spec":{"deep":[{"a":[]}]}}"#;
         let object = meta(text).unwrap();
         assert_eq!((&*object.meta.name, &*object.meta.namespace, object.meta.generation), ("a\"b", "n", 3));
         assert!(object.meta.is_deleting());
+        assert!(object.meta.is_applied_by("k") && !object.meta.is_applied_by("x"));
         assert_eq!(object.meta.labels().collect::<Vec<_>>(), [("k", "v"), ("escape", "\n")]);
         assert_eq!(object.meta.annotations().count(), 0);
         assert!(object.raw.starts_with(r#"{"kind":"X""#));

@@ -9,6 +9,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use hansa_api::names;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
 use kube::api::{Api, DynamicObject};
 use kube::core::ApiResource;
 use tokio_util::sync::CancellationToken;
@@ -57,6 +58,8 @@ pub struct Observed {
     pub managed: Option<bool>,
     /// Whether `metadata.deletionTimestamp` is set.
     pub deleting: bool,
+    /// Whether federation has applied it, by server-side apply.
+    pub applied: bool,
     /// Its labels and annotations.
     pub marks: Marks,
 }
@@ -454,8 +457,18 @@ fn observed(meta: &Meta<'_>) -> Observed {
         uid: Uid::new(&meta.uid),
         managed: managed.and_then(|(_, value)| value.parse().ok()),
         deleting: meta.is_deleting(),
+        applied: meta.is_applied_by(names::FIELD_MANAGER_FEDERATION),
         marks: Marks::new(meta.labels(), meta.annotations()),
     }
+}
+
+/// Whether federation has applied an object with these `managedFields`, by server-side apply.
+pub fn is_applied(entries: &[ManagedFieldsEntry]) -> bool {
+    entries.iter().any(|entry| {
+        entry.operation.as_deref() == Some("Apply")
+            && entry.manager.as_deref() == Some(names::FIELD_MANAGER_FEDERATION)
+            && entry.subresource.is_none()
+    })
 }
 
 /// The watch of one member.
@@ -527,6 +540,7 @@ mod tests {
             uid: Uid::new(""),
             managed: Some(true),
             deleting: false,
+            applied: true,
             marks: Marks::default(),
         }
     }

@@ -19,7 +19,9 @@ mod registry;
 mod remote;
 
 pub use controller::ControllerOptions;
-pub use informer::{Change, Informers, Lookup, ObjectKey, Observed, ResourceVersion, Subscription, Uid};
+pub use informer::{
+    Change, Informers, Lookup, ObjectKey, Observed, ResourceVersion, Subscription, Uid, is_applied,
+};
 pub use join::{JoinError, JoinRequest, Progress, UnjoinError, join, unjoin, update, valid_name};
 pub use marks::Marks;
 pub use member::Member;

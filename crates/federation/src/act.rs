@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::time::{self, Instant};
 
 use crate::debts::Debt;
-use crate::dispatch::Target;
+use crate::dispatch::{Done, Recipe, Target};
 use crate::engine::{Engine, Seen, lock};
 use crate::events::Severity;
 use crate::federated::Federated;
@@ -22,7 +22,7 @@ use crate::key::Key;
 use crate::overrides::Overrides;
 use crate::plan::{Action, Copy, Goal, Knowledge, Observation, Step, Work};
 use crate::records::Owner;
-use crate::report::{self, Failure, Outcome};
+use crate::report::{self, Failure, Outcome, Retry};
 use crate::state::{self, Basis, Finished};
 use crate::status::{Propagation, Reason, Reported, Word};
 use crate::template;
@@ -125,7 +125,12 @@ impl Engine {
             Err(error) => {
                 let message = format!("what is owed cannot be written down on the host: {error}");
                 self.queue.add_after(key.clone(), HOST_PAUSE);
-                Outcome::Failed(Failure { word: Word::ClusterNotReady, message, maybe_written: false })
+                Outcome::Failed(Failure {
+                    word: Word::ClusterNotReady,
+                    message,
+                    maybe_written: false,
+                    retry: Retry::Soon,
+                })
             }
         };
         outcomes.extend(owed.into_iter().map(|member| (member, outcome.clone())));
@@ -207,6 +212,7 @@ impl Engine {
                 word: Word::ClientRetrievalFailed,
                 message,
                 maybe_written: false,
+                retry: Retry::Soon,
             }));
         };
         let seen = match observation {
@@ -214,7 +220,8 @@ impl Engine {
             Observation::Absent | Observation::Unsynced(_) => None,
         };
         let generation = federated.map_or(0, |federated| federated.generation);
-        let basis = Basis { generation, connection: *connection, present: seen.is_some() };
+        let recreate = federated.is_some_and(|federated| federated.recreate);
+        let basis = Basis { generation, connection: *connection, present: seen.is_some(), recreate };
         let mut states = lock(&self.states);
         let state = states.entry(key.clone()).or_default();
         if let Some(federated) = federated {
@@ -230,7 +237,9 @@ impl Engine {
         state.in_flight = true;
         drop(states);
         let target = Target {
+            member: step.member.clone(),
             client,
+            connection: *connection,
             resource: self.types.target.clone(),
             namespaced: self.types.target_namespaced,
             key: self.types.target_of(key),
@@ -240,6 +249,9 @@ impl Engine {
                 Knowledge::Unknown => None,
             },
             delete_options: federated.map(|federated| federated.delete_options.clone()).unwrap_or_default(),
+            generation,
+            recreate,
+            memory: self.memory.clone(),
         };
         Ok(Attempt { step: step.clone(), basis, target, seen })
     }
@@ -255,11 +267,11 @@ impl Engine {
         let Attempt { step, basis, target, seen } = attempt;
         let done = match source.filter(|_| matches!(step.action, Action::Create | Action::Update)) {
             Some(Source { body, overrides }) => {
-                let needs_live = template::needs_live(&self.types, body);
-                let compute = |live: Option<&Value>| {
+                let make = |live: Option<&Value>| {
                     template::for_member(&self.types, body, overrides, &step.member, live)
                 };
-                target.write(step.action, needs_live, compute).await
+                let recipe = Recipe { needs_live: template::needs_live(&self.types, body), make: &make };
+                target.write(step.action, seen.as_ref(), &recipe).await
             }
             None => target.remove(step.action, seen.as_ref()).await,
         };
@@ -309,16 +321,7 @@ impl Engine {
         drop(states);
         let Finished { action: taken, hashes, before, done, .. } = finished;
         if let Some(federated) = federated {
-            self.tell(
-                key,
-                federated,
-                member,
-                taken,
-                before.as_deref(),
-                &done.outcome,
-                done.copy.as_ref(),
-                is_news,
-            );
+            self.tell(key, federated, member, taken, before.as_deref(), &done, is_news);
             // It was made from an older template: whatever is there now is not what should be.
             if matches!(done.outcome, Outcome::Applied(_)) && hashes != federated.hashes {
                 self.queue.add(key.clone());
@@ -473,15 +476,19 @@ impl Engine {
         member: &str,
         action: Action,
         before: Option<&str>,
-        outcome: &Outcome,
-        copy: Option<&Observation>,
+        done: &Done,
         is_news: bool,
     ) {
+        let Done { outcome, copy, recreated } = done;
         let what =
             format!("{} \"{}\" in cluster {member:?}", self.types.target.kind, self.types.target_of(key));
         let changed =
             !matches!(copy, Some(Observation::Present(copy)) if before == Some(&*copy.resource_version));
         let (severity, reason, message) = match (outcome, action) {
+            (Outcome::Applied(_) | Outcome::Removing, _) if *recreated => {
+                let message = format!("Recreating {what}, as the cluster does not let it be changed");
+                (Severity::Normal, "RecreateInCluster", message)
+            }
             (Outcome::Applied(_), Action::Create) => {
                 (Severity::Normal, "CreateInCluster", format!("Creating {what}"))
             }
@@ -557,7 +564,7 @@ fn still_waiting(action: Action) -> Outcome {
         Action::Delete | Action::Confirm | Action::Owe | Action::None => Word::DeletionTimedOut,
     };
     let message = "the cluster has not answered yet".to_owned();
-    Outcome::Failed(Failure { word, message, maybe_written: true })
+    Outcome::Failed(Failure { word, message, maybe_written: true, retry: Retry::Soon })
 }
 
 fn failure_reason(word: Word) -> &'static str {

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::cache::{self, Cache, Change};
+use crate::dispatch::Memory;
 use crate::events::{About, Recorder, Severity};
 use crate::federated::Federated;
 use crate::key::Key;
@@ -67,6 +68,7 @@ pub(crate) struct Engine {
     pub(crate) queue: Queue<Key>,
     pub(crate) bodies: Mutex<HashMap<Key, Box<str>>>,
     pub(crate) states: Mutex<HashMap<Key, State>>,
+    pub(crate) memory: Arc<Memory>,
     pub(crate) steps: TaskTracker,
     pub(crate) shutdown: CancellationToken,
 }
@@ -83,6 +85,7 @@ impl Engine {
             queue: Queue::default(),
             bodies: Mutex::default(),
             states: Mutex::default(),
+            memory: Arc::default(),
             steps: TaskTracker::new(),
             shutdown,
         })

@@ -28,6 +28,8 @@ pub struct Federated {
     pub finalizers: Vec<String>,
     /// Whether its copies are to stay when it is deleted.
     pub orphan: bool,
+    /// Whether a copy that cannot be changed may be deleted and created again.
+    pub recreate: bool,
     /// How its copies are to be deleted.
     pub delete_options: DeleteOptions,
     /// Where it is to be.
@@ -61,6 +63,7 @@ impl Federated {
             deleting: !metadata["deletionTimestamp"].is_null(),
             finalizers: finalizers.filter_map(|f| f.as_str().map(str::to_owned)).collect(),
             orphan: annotation(names::ANNOTATION_ORPHAN) == Some("true"),
+            recreate: annotation(names::ANNOTATION_RECREATE) == Some("true"),
             delete_options: annotation(names::ANNOTATION_DELETE_OPTION)
                 .map(DeleteOptions::parse)
                 .unwrap_or_default(),

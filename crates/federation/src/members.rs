@@ -37,6 +37,7 @@ impl Members {
                 resource_version: observed.resource_version.to_string(),
                 generation: observed.generation,
                 deleting: observed.deleting,
+                applied: observed.applied,
                 marks: observed.marks,
             }),
         }

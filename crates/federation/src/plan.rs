@@ -82,6 +82,8 @@ pub struct Copy {
     pub generation: i64,
     /// Whether it has a deletionTimestamp.
     pub deleting: bool,
+    /// Whether we have applied it; if not, an older KubeFed may have written it by PUT.
+    pub applied: bool,
     /// Its labels and annotations.
     pub marks: Marks,
 }

@@ -1,6 +1,7 @@
 //! What came of the work: the status to report, the versions to record, and whether the finalizer may go.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use crate::plan::{Action, Goal, Step, Work};
 use crate::status::{ClusterStatus, Propagation, Reason, Word};
@@ -30,6 +31,20 @@ pub struct Failure {
     pub message: String,
     /// Whether the member may nevertheless have written something: it did not answer.
     pub maybe_written: bool,
+    /// When trying again may help.
+    pub retry: Retry,
+}
+
+/// When trying again may help.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Retry {
+    /// Soon, and then ever later.
+    #[default]
+    Soon,
+    /// Not before a pause that the member asked for.
+    After(Duration),
+    /// Not until something is changed.
+    Late,
 }
 
 /// The status to report. `outcomes` has those of this pass and, for steps that were not taken now, the last failures.
@@ -105,7 +120,12 @@ mod tests {
     }
 
     fn failed(maybe_written: bool) -> Outcome {
-        Outcome::Failed(Failure { word: Word::CreationTimedOut, message: "m".into(), maybe_written })
+        Outcome::Failed(Failure {
+            word: Word::CreationTimedOut,
+            message: "m".into(),
+            maybe_written,
+            retry: Retry::Soon,
+        })
     }
 
     fn outcomes<const N: usize>(of: [(&str, Outcome); N]) -> BTreeMap<String, Outcome> {

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::dispatch::Done;
 use crate::plan::{Action, Copy, Observation};
-use crate::report::{Failure, Outcome};
+use crate::report::{Failure, Outcome, Retry};
 use crate::status::{Reported, Word};
 use crate::version::Hashes;
 
@@ -83,6 +83,8 @@ pub(crate) struct Basis {
     pub(crate) generation: i64,
     pub(crate) connection: u64,
     pub(crate) present: bool,
+    /// Whether a copy that cannot be changed may be made anew.
+    pub(crate) recreate: bool,
 }
 
 #[derive(Debug)]
@@ -153,7 +155,7 @@ impl MemberState {
         let is_news = before.as_ref().is_none_or(|before| before.failure != *failure);
         let attempts =
             before.filter(|before| before.basis == finished.basis).map_or(0, |before| before.attempts + 1);
-        let retry = now + pause(failure.word, attempts, salt);
+        let retry = now + pause(failure, attempts, salt);
         self.failed = Some(Failed { failure: failure.clone(), basis: finished.basis, attempts, retry });
         is_news
     }
@@ -183,21 +185,27 @@ pub(crate) fn is_older(version: &str, than: &str) -> bool {
     matches!((version.parse::<u64>(), than.parse::<u64>()), (Ok(version), Ok(than)) if version < than)
 }
 
-fn pause(word: Word, attempts: u32, salt: &impl Hash) -> Duration {
-    if matches!(
-        word,
+fn pause(failure: &Failure, attempts: u32, salt: &impl Hash) -> Duration {
+    let late = matches!(
+        failure.word,
         Word::ManagedLabelFalse
             | Word::AlreadyExists
             | Word::ApplyOverridesFailed
             | Word::ComputeResourceFailed
-    ) {
+    );
+    if late || failure.retry == Retry::Late {
         return LATE;
     }
+    let asked = match failure.retry {
+        Retry::After(pause) => pause,
+        Retry::Soon | Retry::Late => Duration::ZERO,
+    };
     let pause = FIRST_PAUSE.saturating_mul(1 << attempts.min(16)).min(LONGEST_PAUSE);
     let mut hasher = DefaultHasher::new();
     (salt, attempts).hash(&mut hasher);
     let spread = hasher.finish() % 256;
-    pause.mul_f64(0.9 + 0.2 * f64::from(u8::try_from(spread).unwrap_or_default()) / 256.0)
+    // Nobody comes before the time that was asked for, and not all at that time.
+    asked + pause.mul_f64(0.9 + 0.2 * f64::from(u8::try_from(spread).unwrap_or_default()) / 256.0)
 }
 
 #[cfg(test)]
@@ -206,7 +214,7 @@ mod tests {
     use crate::version::Version;
     use hansa_cluster::Marks;
 
-    const BASIS: Basis = Basis { generation: 1, connection: 1, present: true };
+    const BASIS: Basis = Basis { generation: 1, connection: 1, present: true, recreate: false };
 
     fn copy(version: &str) -> Observation {
         Observation::Present(Copy {
@@ -214,12 +222,13 @@ mod tests {
             resource_version: version.into(),
             generation: 0,
             deleting: false,
+            applied: true,
             marks: Marks::default(),
         })
     }
 
     fn finished(before: Option<&str>, outcome: Outcome, after: Option<Observation>) -> Finished {
-        let done = Done { outcome, copy: after };
+        let done = Done { outcome, copy: after, recreated: false };
         Finished {
             action: Action::Update,
             hashes: Hashes::default(),
@@ -230,11 +239,16 @@ mod tests {
     }
 
     fn applied(before: Option<&str>, after: &str) -> Finished {
-        finished(before, Outcome::Applied(Version::Resource(after.into())), Some(copy(after)))
+        finished(before, Outcome::Applied(Version::of(0, after)), Some(copy(after)))
     }
 
     fn failed(word: Word) -> Finished {
-        finished(None, Outcome::Failed(Failure { word, message: "m".into(), maybe_written: false }), None)
+        failed_until(word, Retry::Soon)
+    }
+
+    fn failed_until(word: Word, retry: Retry) -> Finished {
+        let failure = Failure { word, message: "m".into(), maybe_written: false, retry };
+        finished(None, Outcome::Failed(failure), None)
     }
 
     #[tokio::test(start_paused = true)]
@@ -281,5 +295,17 @@ mod tests {
         assert_eq!(state.retry(), Some(now + LATE));
         state.settle();
         assert!(state.is_idle());
+        state.conclude(&failed_until(Word::UpdateFailed, Retry::Late), &"", now);
+        assert_eq!(state.retry(), Some(now + LATE));
+        assert!(state.holds_back(Basis { recreate: true, ..BASIS }, now).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_member_is_left_alone_for_as_long_as_it_asks() {
+        let (mut state, now) = (MemberState::default(), Instant::now());
+        let asked = Duration::from_secs(7);
+        state.conclude(&failed_until(Word::CreationFailed, Retry::After(asked)), &"", now);
+        let retry = state.retry().unwrap();
+        assert!(retry > now + asked && retry < now + asked * 2);
     }
 }

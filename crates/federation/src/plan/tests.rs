@@ -49,6 +49,7 @@ fn copy(generation: i64) -> Observation {
         resource_version: format!("{}", generation + 100),
         generation,
         deleting: false,
+        applied: true,
         marks,
     })
 }

@@ -1,5 +1,7 @@
 //! A federation in one process: a host, members, the registry and the controllers, with every request to a cluster counted and cuttable.
 
+#![allow(dead_code)] // each test file uses some of it
+
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,6 +19,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 mod backend;
+pub(crate) mod real;
 
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -35,7 +38,11 @@ pub(crate) struct Door {
     cut: AtomicBool,
     stalled: AtomicBool,
     written: Mutex<Vec<String>>,
+    instead: Mutex<Option<Instead>>,
 }
+
+/// What a cluster answers instead of doing as it is asked, if anything. It sees every request.
+type Instead = Arc<dyn Fn(&http::request::Parts) -> Option<http::Response<Value>> + Send + Sync>;
 
 impl Door {
     /// From now on the cluster does not answer.
@@ -52,6 +59,15 @@ impl Door {
     pub(crate) fn mend(&self) {
         self.cut.store(false, Ordering::SeqCst);
         self.stalled.store(false, Ordering::SeqCst);
+        *self.instead.lock().unwrap() = None;
+    }
+
+    /// From now on `instead` is asked first what to answer.
+    pub(crate) fn answer(
+        &self,
+        instead: impl Fn(&http::request::Parts) -> Option<http::Response<Value>> + Send + Sync + 'static,
+    ) {
+        *self.instead.lock().unwrap() = Some(Arc::new(instead));
     }
 
     /// The writes since this was last asked, but for events.
@@ -63,7 +79,11 @@ impl Door {
 impl Cluster {
     /// A new, empty cluster.
     pub(crate) async fn start(name: &str) -> Self {
-        let inner = backend::start(name).await;
+        Self::behind(backend::start(name).await)
+    }
+
+    /// A cluster that is there already.
+    pub(crate) fn behind(inner: Transport) -> Self {
         let door = Arc::new(Door::default());
         let (behind, through) = (inner.clone(), door.clone());
         let service = tower::service_fn(move |request: Request<hansa_transport::Body>| {
@@ -81,7 +101,18 @@ impl Cluster {
                 while is_write && door.stalled.load(Ordering::SeqCst) {
                     sleep(Duration::from_millis(20)).await;
                 }
-                inner.request(request).await.map_err(std::io::Error::other)
+                let instead = door.instead.lock().unwrap().clone();
+                let (head, body) = request.into_parts();
+                if let Some(answer) = instead.and_then(|instead| instead(&head)) {
+                    let body = |value: Value| match value {
+                        Value::String(text) => text,
+                        value => value.to_string(),
+                    };
+                    return Ok(
+                        answer.map(|value| hansa_transport::boxed(http_body_util::Full::from(body(value))))
+                    );
+                }
+                inner.request(Request::from_parts(head, body)).await.map_err(std::io::Error::other)
             }
         });
         Self { transport: Transport::in_process(service), door, direct: inner.client("default") }
@@ -106,6 +137,22 @@ impl Cluster {
             Ok(object) => Some(object),
             Err(kube::Error::Api(status)) if status.code == 404 => None,
             Err(error) => panic!("GET {path}: {error}"),
+        }
+    }
+
+    /// Sends an object under the name of a field manager: by POST to where such objects are, or else by `method` to `path`.
+    pub(crate) async fn write_as(
+        &self,
+        manager: &str,
+        method: Method,
+        path: Option<&str>,
+        body: &Value,
+    ) -> Value {
+        let path = path.map_or_else(|| collection(body), str::to_owned);
+        let kind = if method == Method::PATCH { "application/merge-patch+json" } else { "application/json" };
+        match self.send(method, &format!("{path}?fieldManager={manager}"), kind, Some(body)).await {
+            Ok(object) => object,
+            Err(error) => panic!("{path}: {error}"),
         }
     }
 
@@ -195,6 +242,15 @@ pub(crate) struct World {
 impl World {
     /// A host with the default types, and members `m1`, `m2`, … that are Ready.
     pub(crate) async fn start(members: usize) -> Self {
+        let mut clusters = Vec::new();
+        for number in 1..=members {
+            clusters.push(Cluster::start(&format!("m{number}")).await);
+        }
+        Self::of(clusters).await
+    }
+
+    /// A host with the default types, and these members, called `m1`, `m2`, …
+    pub(crate) async fn of(members: Vec<Cluster>) -> Self {
         let host = Cluster::start("host").await;
         for crd in hansa_api::crds() {
             host.ensure(&crd).await;
@@ -206,8 +262,8 @@ impl World {
             host.ensure(&object).await;
         }
         let mut world = Self { host, members: BTreeMap::new(), running: None };
-        for number in 1..=members {
-            world.join(&format!("m{number}")).await;
+        for (number, member) in (1..).zip(members) {
+            world.join(&format!("m{number}"), member).await;
         }
         world.run();
         for name in world.members.keys() {
@@ -219,9 +275,9 @@ impl World {
         world
     }
 
-    /// Starts and registers a member.
-    async fn join(&mut self, name: &str) {
-        self.members.insert(name.to_owned(), Cluster::start(name).await);
+    /// Registers a member.
+    async fn join(&mut self, name: &str, member: Cluster) {
+        self.members.insert(name.to_owned(), member);
         let namespace = names::SYSTEM_NAMESPACE;
         let secret = json!({
             "apiVersion": "v1", "kind": "Secret", "metadata": {"name": format!("{name}-secret"), "namespace": namespace},
@@ -311,6 +367,12 @@ impl Cluster {
     pub(crate) async fn define(&self, crd: &Value) {
         self.ensure(crd).await;
         self.established(crd["metadata"]["name"].as_str().unwrap()).await;
+        // A type is established a moment before it is served, on a real server too.
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        let spec = &crd["spec"];
+        let (group, plural) = (text(&spec["group"]), text(&spec["names"]["plural"]));
+        let version = text(&spec["versions"][0]["name"]);
+        self.until(&format!("/apis/{group}/{version}/{plural}"), |_| true).await;
     }
 }
 
