@@ -53,8 +53,15 @@ pub struct Fleet {
 impl Cluster {
     async fn start(name: &str, dir: &Path, stop: &CancellationToken) -> Self {
         let mut options = Options::new(name, Storage::Memory);
-        options.tokens = vec![StaticToken::new(TOKEN, User::new("admin", ["system:masters"]))];
+        options.tokens = vec![StaticToken::new(TOKEN, User::new("admin", [names::ADMINS_GROUP]))];
         let server = Server::open(options).await.unwrap();
+        let binding = json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": names::ADMINS_BINDING},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
+            "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": names::ADMINS_GROUP}],
+        });
+        let bindings = "clusterrolebindings.rbac.authorization.k8s.io";
+        server.local().create(bindings, "", binding).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("https://{}", listener.local_addr().unwrap());
         let (serving, stop) = (server.clone(), stop.clone());
@@ -109,13 +116,15 @@ impl Fleet {
         for crd in hansa_api::crds() {
             host.create("customresourcedefinitions.apiextensions.k8s.io", "", crd).await;
         }
+        for crd in hansa_api::crds() {
+            established(&host, crd["metadata"]["name"].as_str().unwrap()).await;
+        }
         for object in hansa_api::defaults() {
             let resource = match object["kind"].as_str().unwrap() {
                 "Namespace" => "namespaces",
                 "KubeFedConfig" => "kubefedconfigs.core.kubefed.io",
                 _ => "federatedtypeconfigs.core.kubefed.io",
             };
-            established(&host, resource).await;
             host.create(resource, SYSTEM, object).await;
         }
         for (number, cluster) in members.iter().enumerate() {
@@ -182,14 +191,11 @@ impl Fleet {
             json!({"host": self.host.kubeconfig, "members": members, "placed": placed}).to_string(),
         )
         .unwrap();
-        let mut child = tokio::process::Command::new(std::env::current_exe().unwrap())
-            .arg(BARE)
-            .arg(&plan)
-            .spawn()
-            .unwrap();
         let before = self.copies();
         let started = Instant::now();
-        assert!(child.wait().await.unwrap().success());
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+        child.arg(BARE).arg(&plan);
+        assert!(tokio::task::spawn_blocking(move || child.status()).await.unwrap().unwrap().success());
         (self.copies() - before) as f64 / started.elapsed().as_secs_f64()
     }
 
