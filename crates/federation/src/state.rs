@@ -60,6 +60,8 @@ pub(crate) struct Basis {
     pub(crate) generation: i64,
     pub(crate) connection: u64,
     pub(crate) present: bool,
+    /// The overrides that the member's labels choose.
+    pub(crate) chosen: u64,
 }
 
 #[derive(Debug)]
@@ -183,7 +185,7 @@ mod tests {
     use crate::version::Version;
     use hansa_cluster::Marks;
 
-    const BASIS: Basis = Basis { generation: 1, connection: 1, present: true };
+    const BASIS: Basis = Basis { generation: 1, connection: 1, present: true, chosen: 0 };
 
     fn copy(version: &str) -> Observation {
         Observation::Present(Copy {
