@@ -10,6 +10,7 @@ mod controller;
 mod dispatch;
 mod engine;
 mod events;
+pub mod explain;
 pub mod federated;
 pub mod key;
 mod members;
