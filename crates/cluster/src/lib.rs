@@ -21,6 +21,6 @@ pub use controller::ControllerOptions;
 pub use informer::{Change, Informers, Lookup, ObjectKey, Observed, Subscription};
 pub use join::{JoinError, JoinRequest, Progress, UnjoinError, join, unjoin, update, valid_name};
 pub use marks::Marks;
-pub use member::Member;
+pub use member::{Member, target_of};
 pub use registry::{Connect, Options, Registry, Snapshot, connect};
 pub use remote::Problem;

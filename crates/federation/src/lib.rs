@@ -17,6 +17,7 @@ mod members;
 pub mod overrides;
 pub mod placement;
 pub mod plan;
+pub mod preview;
 mod queue;
 mod records;
 pub mod report;
