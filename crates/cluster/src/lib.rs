@@ -24,6 +24,6 @@ pub use informer::{
 };
 pub use join::{JoinError, JoinRequest, Progress, UnjoinError, join, unjoin, update, valid_name};
 pub use marks::Marks;
-pub use member::Member;
+pub use member::{Member, target_of};
 pub use registry::{Connect, Options, Registry, Snapshot, connect};
 pub use remote::Problem;

@@ -112,6 +112,11 @@ pub(crate) fn target(registration: &Registration) -> Result<Target, Malformed> {
     })
 }
 
+/// How a registered member is reached with `token`, for a program that asks it once; the error is for people.
+pub fn target_of(cluster: &KubeFedCluster, token: Option<String>) -> Result<Target, String> {
+    target(&Registration { cluster: Arc::new(cluster.clone()), token }).map_err(|error| error.to_string())
+}
+
 /// What a member's task needs besides the registration.
 pub(crate) struct Context {
     pub(crate) host: kube::Client,

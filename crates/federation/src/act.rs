@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hansa_api::names;
+use hansa_cluster::Member;
 use jiff::Timestamp;
 use kube::ResourceExt;
 use kube::api::{Patch, PatchParams};
@@ -19,7 +20,7 @@ use crate::events::Severity;
 use crate::federated::Federated;
 use crate::host;
 use crate::key::Key;
-use crate::overrides::Overrides;
+use crate::overrides::{Cluster, Overrides};
 use crate::plan::{Action, Copy, Goal, Knowledge, Observation, Step, Work};
 use crate::records::Owner;
 use crate::report::{self, Failure, Outcome, Retry};
@@ -42,6 +43,7 @@ struct Source {
 struct Attempt {
     step: Step,
     basis: Basis,
+    member: Arc<Member>,
     target: Target,
     seen: Option<Copy>,
 }
@@ -204,8 +206,10 @@ impl Engine {
         seen: &Seen,
     ) -> Result<Attempt, Outcome> {
         let snapshot = self.shared.registry.members();
-        let client = snapshot.members.get(&step.member).and_then(|member| member.client.clone());
-        let (Some(client), Some((connection, observation))) = (client, seen.get(&step.member)) else {
+        let member = snapshot.members.get(&step.member);
+        let client = member.and_then(|member| Some((member.clone(), member.client.clone()?)));
+        let (Some((member, client)), Some((connection, observation))) = (client, seen.get(&step.member))
+        else {
             let message =
                 "there is no client for the cluster; see the conditions of its KubeFedCluster".to_owned();
             return Err(Outcome::Failed(Failure {
@@ -221,7 +225,15 @@ impl Engine {
         };
         let generation = federated.map_or(0, |federated| federated.generation);
         let recreate = federated.is_some_and(|federated| federated.recreate);
-        let basis = Basis { generation, connection: *connection, present: seen.is_some(), recreate };
+        let chosen =
+            federated.map(|federated| federated.selectors.choose(&member.labels)).unwrap_or_default();
+        let basis = Basis {
+            generation,
+            connection: *connection,
+            present: seen.is_some(),
+            recreate,
+            chosen: chosen.fingerprint(),
+        };
         let mut states = lock(&self.states);
         let state = states.entry(key.clone()).or_default();
         if let Some(federated) = federated {
@@ -253,7 +265,7 @@ impl Engine {
             recreate,
             memory: self.memory.clone(),
         };
-        Ok(Attempt { step: step.clone(), basis, target, seen })
+        Ok(Attempt { step: step.clone(), basis, member, target, seen })
     }
 
     /// One step in one member, until it ends.
@@ -264,17 +276,21 @@ impl Engine {
         source: Option<&Source>,
         attempt: Attempt,
     ) {
-        let Attempt { step, basis, target, seen } = attempt;
-        let done = match source.filter(|_| matches!(step.action, Action::Create | Action::Update)) {
+        let Attempt { step, basis, member, target, seen } = attempt;
+        let mut done = match source.filter(|_| matches!(step.action, Action::Create | Action::Update)) {
             Some(Source { body, overrides }) => {
-                let make = |live: Option<&Value>| {
-                    template::for_member(&self.types, body, overrides, &step.member, live)
-                };
+                let cluster = Cluster { name: &step.member, labels: &member.labels };
+                let make =
+                    |live: Option<&Value>| template::for_member(&self.types, body, overrides, cluster, live);
                 let recipe = Recipe { needs_live: template::needs_live(&self.types, body), make: &make };
                 target.write(step.action, seen.as_ref(), &recipe).await
             }
             None => target.remove(step.action, seen.as_ref()).await,
         };
+        if let (Outcome::Applied(version), Some(federated)) = (&mut done.outcome, federated) {
+            // Recorded is what it was made with, whatever the labels are by now.
+            *version = version.clone().with(federated.selectors.choose(&member.labels));
+        }
         let hashes = federated.map(|federated| federated.hashes.clone()).unwrap_or_default();
         let before = seen.map(|copy| copy.resource_version);
         let mut states = lock(&self.states);

@@ -1,11 +1,11 @@
 //! A federated object as it is kept: what decisions need, without its template (a large one costs ten times its text as JSON values).
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
 
 use hansa_api::names;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::overrides::Overrides;
+use crate::overrides::{Cluster, Overrides, Selectors};
 use crate::placement::{Placement, PlacementError};
 use crate::status::Reported;
 use crate::template;
@@ -40,8 +40,18 @@ pub struct Federated {
     pub drops_finalizers: bool,
     /// What its status says.
     pub reported: Option<Reported>,
+    /// Which overrides a member's labels choose.
+    pub selectors: Selectors,
     marks: Marks,
-    cluster_marks: BTreeMap<String, Marks>,
+    tailored: Option<Box<Tailored>>,
+}
+
+/// What the metadata of copies is made from, where overrides reach into it.
+#[derive(Clone, Debug)]
+struct Tailored {
+    types: TypeConfig,
+    base: Value,
+    overrides: Overrides,
 }
 
 impl Federated {
@@ -51,10 +61,12 @@ impl Federated {
         let text = |field: &str| metadata[field].as_str().unwrap_or_default().to_owned();
         let annotation = |name: &str| metadata["annotations"][name].as_str();
         let overrides = Overrides::parse(object);
-        let marks = |cluster: &str| {
-            template::for_member(types, object, &overrides, cluster, None).ok().map(|o| Marks::of(&o))
-        };
-        let touched = overrides.clusters().filter(|cluster| overrides.touch_metadata(cluster));
+        let base = template::base(types, object).unwrap_or_default();
+        let tailored = overrides.of_metadata().map(|overrides| {
+            let base =
+                json!({"apiVersion": base["apiVersion"], "kind": base["kind"], "metadata": base["metadata"]});
+            Box::new(Tailored { types: types.clone(), base, overrides })
+        });
         let finalizers = metadata["finalizers"].as_array().into_iter().flatten();
         Self {
             uid: text("uid"),
@@ -71,16 +83,18 @@ impl Federated {
             hashes: Hashes::of(object),
             drops_finalizers: template::has_finalizers(object),
             reported: Reported::parse(object),
-            marks: template::base(types, object).map(|base| Marks::of(&base)).unwrap_or_default(),
-            cluster_marks: touched
-                .filter_map(|cluster| Some((cluster.to_owned(), marks(cluster)?)))
-                .collect(),
+            selectors: overrides.selectors(),
+            marks: Marks::of(&base),
+            tailored,
         }
     }
 
     /// The labels and annotations that the copy of a member is to have.
-    pub fn marks(&self, cluster: &str) -> &Marks {
-        self.cluster_marks.get(cluster).unwrap_or(&self.marks)
+    pub fn marks(&self, cluster: Cluster<'_>) -> Cow<'_, Marks> {
+        let tailored = self.tailored.as_deref().and_then(|Tailored { types, base, overrides }| {
+            template::finish(types, base.clone(), overrides, cluster).ok()
+        });
+        tailored.map_or(Cow::Borrowed(&self.marks), |copy| Cow::Owned(Marks::of(&copy)))
     }
 
     /// Whether our finalizer is on it.
@@ -138,6 +152,7 @@ mod tests {
     use super::*;
     use crate::types::tests::deployments;
     use serde_json::json;
+    use std::collections::BTreeMap;
 
     #[test]
     fn a_federated_object_is_read() {
@@ -177,7 +192,41 @@ mod tests {
         );
         let live =
             |a: &str| Marks::of(&json!({"metadata": {"labels": {"a": a, "kubefed.io/managed": "true"}}}));
-        assert!(live("1").contain(federated.marks("c1")) && !live("2").contain(federated.marks("c1")));
-        assert!(live("2").contain(federated.marks("c2")) && !live("1").contain(federated.marks("c2")));
+        let marks = |name| federated.marks(Cluster { name, labels: &BTreeMap::new() }).into_owned();
+        assert!(live("1").contain(&marks("c1")) && !live("2").contain(&marks("c1")));
+        assert!(live("2").contain(&marks("c2")) && !live("1").contain(&marks("c2")));
+    }
+
+    #[test]
+    fn marks_follow_the_labels_of_a_cluster() {
+        let selector = json!({"matchLabels": {"region": "eu"}});
+        let federated = Federated::project(
+            &deployments(),
+            &json!({
+                "metadata": {"name": "web", "namespace": "shop"},
+                "spec": {
+                    "template": {"metadata": {"annotations": {"a": "1"}}},
+                    "overrides": [
+                        {"clusterSelector": selector, "strategicMergePatch": {"metadata": {"annotations": {"a": "2"}}, "spec": {"paused": true}}},
+                        {"clusterName": "c3", "clusterOverrides": [{"path": "/metadata/annotations/a", "value": "3"}]},
+                    ],
+                },
+            }),
+        );
+        let live = |a: &str| {
+            Marks::of(
+                &json!({"metadata": {"annotations": {"a": a}, "labels": {"kubefed.io/managed": "true"}}}),
+            )
+        };
+        for (name, region, expected) in
+            [("c1", "us", "1"), ("c2", "eu", "2"), ("c3", "us", "3"), ("c3", "eu", "3")]
+        {
+            let labels = [("region".to_owned(), region.to_owned())].into();
+            assert!(
+                live(expected).contain(&federated.marks(Cluster { name, labels: &labels })),
+                "{name} in {region}"
+            );
+            assert_eq!(federated.selectors.choose(&labels).is_empty(), region == "us");
+        }
     }
 }

@@ -1,10 +1,23 @@
 //! Overrides: how one member's copy differs from the template (`spec/kubefed.md §2.5`, §0 items 2 and 3).
+//!
+//! Beside KubeFed's own form, JSON patches for a cluster by name, an entry may be for all clusters that a selector matches, and it may
+//! bring a strategic merge patch (`spec/kubefed.md §5` (5)). The general comes before the particular: first the entries with a selector,
+//! in the order of the list, then the one that names the cluster; within an entry first `strategicMergePatch`, then `clusterOverrides`.
+
+mod canonical;
+mod merge;
+mod selectors;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hansa_machinery::gojson;
 use hansa_machinery::json_patch::{self, Operation};
-use serde_json::{Map, Value, json};
+use hansa_machinery::selector::LabelSelector;
+use serde_json::Value;
+
+pub use canonical::canonical;
+pub use selectors::{Chosen, Selectors};
 
 /// What an override may touch below `/metadata`; the rest is identity, which the federation decides.
 const METADATA: [&str; 4] = ["labels", "annotations", "finalizers", "ownerReferences"];
@@ -20,33 +33,95 @@ pub enum OverrideError {
         /// What must stand there.
         expected: &'static str,
     },
+    /// An entry says both `clusterName` and `clusterSelector`: for whom it is meant is not defined.
+    #[error("spec.overrides{0} has both clusterName and clusterSelector; keep one of the two")]
+    Both(String),
+    /// An entry says neither `clusterName` nor `clusterSelector`.
+    #[error("spec.overrides{0} must have a clusterName or a clusterSelector")]
+    Neither(String),
+    /// The label selector is not one.
+    #[error("spec.overrides{at}.clusterSelector is not a label selector: {message}")]
+    Selector {
+        /// The entry.
+        at: String,
+        /// What is wrong with it.
+        message: String,
+    },
     /// Two entries of `spec.overrides` name the same cluster: which one holds is not defined.
-    #[error("cluster {0:?} appears twice in spec.overrides; merge the two entries")]
-    DuplicateCluster(String),
-    /// Two operations of one cluster have the same path.
-    #[error("path {path:?} is overridden twice for cluster {cluster:?}; keep one of the two")]
-    DuplicatePath {
+    #[error("spec.overrides{at}: cluster {cluster:?} appears twice in spec.overrides; merge the two entries")]
+    DuplicateCluster {
+        /// The second entry.
+        at: String,
         /// The cluster.
         cluster: String,
+    },
+    /// Two operations of one entry have the same path.
+    #[error("spec.overrides{at}: path {path:?} is overridden twice; keep one of the two")]
+    DuplicatePath {
+        /// The second operation.
+        at: String,
         /// The path.
         path: String,
     },
     /// The path belongs to the identity of the object.
-    #[error("path {0:?} must not be overridden")]
-    ForbiddenPath(String),
+    #[error("spec.overrides{at}: {path:?} must not be overridden")]
+    Forbidden {
+        /// The operation or the patch.
+        at: String,
+        /// The path.
+        path: String,
+    },
     /// Only `add`, `remove` and `replace` are operations of an override.
-    #[error("operation {0:?} is not one of add, remove, replace")]
-    Operation(String),
-    /// The template does not have what the override wants to change.
-    #[error("override cannot be applied to the template: {0}")]
+    #[error("spec.overrides{at}: operation {op:?} is not one of add, remove, replace")]
+    Operation {
+        /// The operation.
+        at: String,
+        /// What it says.
+        op: String,
+    },
+    /// The template does not have what the override wants to change; with the place of the override.
+    #[error("spec.overrides{0}")]
     Apply(String),
 }
 
-/// The overrides of one federated object, by cluster; what is wrong for one cluster concerns that cluster alone.
+/// A cluster, as far as overrides tell clusters apart.
+#[derive(Clone, Copy, Debug)]
+pub struct Cluster<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// The labels of its KubeFedCluster.
+    pub labels: &'a BTreeMap<String, String>,
+}
+
+/// The overrides of one federated object; what is wrong in an entry concerns the clusters alone that it is or may be meant for.
 #[derive(Clone, Debug, Default)]
 pub struct Overrides {
-    clusters: BTreeMap<String, Result<Vec<Operation>, OverrideError>>,
+    entries: Vec<Entry>,
     broken: Option<OverrideError>,
+}
+
+#[derive(Clone, Debug)]
+struct Entry {
+    index: usize,
+    name: Option<String>,
+    selector: Option<LabelSelector>,
+    change: Result<Change, OverrideError>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Change {
+    merge: Option<Value>,
+    operations: Vec<Operation>,
+}
+
+impl Entry {
+    fn names(&self, cluster: &str) -> bool {
+        self.name.as_deref() == Some(cluster)
+    }
+
+    fn selects(&self, labels: &BTreeMap<String, String>) -> bool {
+        self.selector.as_ref().is_some_and(|selector| selector.matches(labels))
+    }
 }
 
 impl Overrides {
@@ -64,69 +139,135 @@ impl Overrides {
     }
 
     fn add(&mut self, index: usize, entry: &Value) {
-        let Some(cluster) = entry["clusterName"].as_str() else {
-            // Nobody can say whom this entry was meant for, so nobody is given an object it may belong to.
-            let at = format!("[{index}].clusterName");
-            self.broken = Some(OverrideError::Shape { at, expected: "the name of a cluster" });
-            return;
+        let (name, selector) = match addressees(index, entry) {
+            Ok(found) => found,
+            Err(error) => {
+                // Nobody can say whom this entry was meant for, so nobody is given an object it may belong to.
+                self.broken.get_or_insert(error);
+                return;
+            }
         };
-        let operations = if self.clusters.contains_key(cluster) {
-            Err(OverrideError::DuplicateCluster(cluster.to_owned()))
-        } else {
-            operations(index, cluster, &entry["clusterOverrides"])
+        let at = format!("[{index}]");
+        let twice = name.as_ref().filter(|name| self.entries.iter().any(|entry| entry.names(name)));
+        let change = match (twice, &name, &selector) {
+            (_, Some(_), Some(_)) => Err(OverrideError::Both(at)),
+            (Some(cluster), ..) => Err(OverrideError::DuplicateCluster { at, cluster: cluster.clone() }),
+            _ => change(&at, entry),
         };
-        self.clusters.insert(cluster.to_owned(), operations);
+        self.entries.push(Entry { index, name, selector, change });
     }
 
-    /// The clusters that have overrides, sound or not.
-    pub fn clusters(&self) -> impl Iterator<Item = &str> {
-        self.clusters.keys().map(String::as_str)
+    /// The selectors, without what they select for.
+    pub fn selectors(&self) -> Selectors {
+        let selectors = self.entries.iter();
+        Selectors::new(selectors.filter_map(|entry| Some((entry.index, entry.selector.clone()?))))
     }
 
-    /// Whether the overrides of a cluster reach into its copy's metadata.
-    pub fn touch_metadata(&self, cluster: &str) -> bool {
-        let Some(Ok(operations)) = self.clusters.get(cluster) else { return false };
-        operations.iter().any(|op| segments(&op.path).next().as_deref() == Some("metadata"))
+    /// What of the overrides reaches into the metadata of copies, if any does.
+    #[must_use]
+    pub fn of_metadata(&self) -> Option<Self> {
+        let entries: Vec<Entry> = self.entries.iter().filter_map(metadata_part).collect();
+        (!entries.is_empty()).then(|| Self { entries, broken: self.broken.clone() })
     }
 
     /// Applies the overrides of a cluster to its copy.
-    pub fn apply(&self, cluster: &str, object: &mut Value) -> Result<(), OverrideError> {
+    pub fn apply(&self, cluster: Cluster<'_>, object: &mut Value) -> Result<(), OverrideError> {
         if let Some(error) = &self.broken {
             return Err(error.clone());
         }
-        match self.clusters.get(cluster) {
-            None => Ok(()),
-            Some(Err(error)) => Err(error.clone()),
-            Some(Ok(operations)) => {
-                json_patch::apply(object, operations).map_err(|error| OverrideError::Apply(error.to_string()))
+        let selected = self.entries.iter().filter(|entry| entry.selects(cluster.labels));
+        let named = self.entries.iter().filter(|entry| entry.names(cluster.name));
+        // An entry that is for the cluster in both ways is an error, so that it does no harm that it is met twice.
+        for entry in selected.chain(named) {
+            let change = entry.change.as_ref().map_err(Clone::clone)?;
+            let at = entry.index;
+            if let Some(patch) = &change.merge {
+                merge::apply(object, patch).map_err(|error| {
+                    OverrideError::Apply(format!(
+                        "[{at}].strategicMergePatch cannot be applied to the template: {error}"
+                    ))
+                })?;
             }
+            json_patch::apply(object, &change.operations).map_err(|error| {
+                OverrideError::Apply(format!(
+                    "[{at}].clusterOverrides cannot be applied to the template: {error}"
+                ))
+            })?;
         }
+        Ok(())
     }
 }
 
-fn operations(index: usize, cluster: &str, list: &Value) -> Result<Vec<Operation>, OverrideError> {
-    let at = |rest: &str| format!("[{index}].clusterOverrides{rest}");
+/// Whom an entry is for. A Go client writes a `clusterName` that is not set as an empty one; alone it is, as in KubeFed, a name that no
+/// cluster has.
+fn addressees(index: usize, entry: &Value) -> Result<(Option<String>, Option<LabelSelector>), OverrideError> {
+    let at = format!("[{index}]");
+    let name = match &entry["clusterName"] {
+        Value::Null => None,
+        Value::String(name) => Some(name.clone()),
+        _ => {
+            let at = format!("{at}.clusterName");
+            return Err(OverrideError::Shape { at, expected: "the name of a cluster" });
+        }
+    };
+    let selector = match &entry["clusterSelector"] {
+        Value::Null => None,
+        selector => Some(
+            LabelSelector::from_value(selector)
+                .map_err(|status| OverrideError::Selector { at: at.clone(), message: status.message })?,
+        ),
+    };
+    match (name, selector) {
+        (None, None) => Err(OverrideError::Neither(at)),
+        (name, Some(selector)) => Ok((name.filter(|name| !name.is_empty()), Some(selector))),
+        (name, None) => Ok((name, None)),
+    }
+}
+
+fn change(at: &str, entry: &Value) -> Result<Change, OverrideError> {
+    let merge = merge::parse(&format!("{at}.strategicMergePatch"), &entry["strategicMergePatch"])?;
+    let operations = operations(&format!("{at}.clusterOverrides"), &entry["clusterOverrides"])?;
+    Ok(Change { merge, operations })
+}
+
+fn metadata_part(entry: &Entry) -> Option<Entry> {
+    let change = entry.change.as_ref().ok()?;
+    let is_metadata = |operation: &Operation| segments(&operation.path).next().as_deref() == Some("metadata");
+    let operations: Vec<_> =
+        change.operations.iter().filter(|operation| is_metadata(operation)).cloned().collect();
+    let merge = change.merge.as_ref().and_then(merge::of_metadata);
+    if operations.is_empty() && merge.is_none() {
+        return None;
+    }
+    Some(Entry { change: Ok(Change { merge, operations }), ..entry.clone() })
+}
+
+fn operations(at: &str, list: &Value) -> Result<Vec<Operation>, OverrideError> {
     let list = match list {
         Value::Null => return Ok(Vec::new()),
         Value::Array(list) => list,
-        _ => return Err(OverrideError::Shape { at: at(""), expected: "a list" }),
+        _ => return Err(OverrideError::Shape { at: at.to_owned(), expected: "a list" }),
     };
     let mut paths = BTreeSet::new();
     let mut operations = Vec::with_capacity(list.len());
     for (i, item) in list.iter().enumerate() {
-        let shape = |expected| OverrideError::Shape { at: at(&format!("[{i}]")), expected };
-        let path = item["path"].as_str().ok_or_else(|| shape("an object with a path"))?;
+        let at = format!("{at}[{i}]");
+        let Some(path) = item["path"].as_str() else {
+            return Err(OverrideError::Shape { at, expected: "an object with a path" });
+        };
         let op = match &item["op"] {
             Value::Null => "replace",
             Value::String(op) if op.is_empty() => "replace",
             Value::String(op) if matches!(op.as_str(), "add" | "remove" | "replace") => op,
-            other => return Err(OverrideError::Operation(other.as_str().unwrap_or("?").to_owned())),
+            other => {
+                return Err(OverrideError::Operation { at, op: other.as_str().unwrap_or("?").to_owned() });
+            }
         };
         if forbidden(path) {
-            return Err(OverrideError::ForbiddenPath(path.to_owned()));
+            return Err(OverrideError::Forbidden { at, path: path.to_owned() });
         }
         if !paths.insert(path) {
-            return Err(OverrideError::DuplicatePath { cluster: cluster.to_owned(), path: path.to_owned() });
+            return Err(OverrideError::DuplicatePath { at, path: path.to_owned() });
         }
         let value = (op != "remove").then(|| item["value"].clone());
         operations.push(Operation { op: op.to_owned(), path: path.to_owned(), from: None, value });
@@ -145,156 +286,5 @@ fn forbidden(path: &str) -> bool {
         None | Some("kind" | "") => true,
         Some("metadata") => !segments.next().is_some_and(|field| METADATA.contains(&field.as_str())),
         _ => false,
-    }
-}
-
-/// `spec.overrides` in the form whose hash is the overrides version: the Go struct, with numbers as float64
-/// (`spec/kubefed.md §0` items 1 and 2).
-pub fn canonical(federated: &Value) -> Value {
-    let overrides = match &federated["spec"]["overrides"] {
-        Value::Array(entries) => entries.iter().map(canonical_entry).collect(),
-        other => other.clone(),
-    };
-    json!({ "overrides": overrides })
-}
-
-fn canonical_entry(entry: &Value) -> Value {
-    let operations = match &entry["clusterOverrides"] {
-        Value::Array(operations) => operations.iter().map(canonical_operation).collect(),
-        _ => Value::Null,
-    };
-    json!({ "clusterName": entry["clusterName"].as_str().unwrap_or_default(), "clusterOverrides": operations })
-}
-
-fn canonical_operation(operation: &Value) -> Value {
-    let mut out = Map::new();
-    if let Some(op) = operation["op"].as_str().filter(|op| !op.is_empty()) {
-        out.insert("op".into(), op.into());
-    }
-    out.insert("path".into(), operation["path"].as_str().unwrap_or_default().into());
-    if !operation["value"].is_null() {
-        out.insert("value".into(), gojson::through_float64(operation["value"].clone()));
-    }
-    Value::Object(out)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn one(operations: Value) -> Overrides {
-        Overrides::parse(
-            &json!({"spec": {"overrides": [{"clusterName": "c1", "clusterOverrides": operations}]}}),
-        )
-    }
-
-    fn applied(operations: Value, mut object: Value) -> Result<Value, OverrideError> {
-        one(operations).apply("c1", &mut object).map(|()| object)
-    }
-
-    #[test]
-    fn replace_is_the_default_and_creates_a_missing_key() {
-        let got = applied(json!([{"path": "/spec/replicas", "value": 3}]), json!({"spec": {}}));
-        assert_eq!(got, Ok(json!({"spec": {"replicas": 3}})));
-        let got =
-            applied(json!([{"path": "/metadata/labels", "value": {"a": "b"}}]), json!({"metadata": {}}));
-        assert_eq!(got, Ok(json!({"metadata": {"labels": {"a": "b"}}})));
-    }
-
-    #[test]
-    fn other_clusters_are_left_as_they_are() {
-        let mut object = json!({"spec": {"replicas": 1}});
-        one(json!([{"path": "/spec/replicas", "value": 3}])).apply("c2", &mut object).unwrap();
-        assert_eq!(object, json!({"spec": {"replicas": 1}}));
-    }
-
-    #[test]
-    fn a_bad_override_hurts_its_own_cluster_alone() {
-        let overrides = Overrides::parse(&json!({"spec": {"overrides": [
-            {"clusterName": "bad", "clusterOverrides": [{"path": "/kind", "value": "Pod"}]},
-            {"clusterName": "good", "clusterOverrides": [{"path": "/spec", "value": 1}]},
-            {"clusterName": "missing", "clusterOverrides": [{"op": "remove", "path": "/spec/none"}]},
-        ]}}));
-        let mut object = json!({"spec": {}});
-        assert_eq!(overrides.apply("bad", &mut object), Err(OverrideError::ForbiddenPath("/kind".into())));
-        assert!(matches!(overrides.apply("missing", &mut object.clone()), Err(OverrideError::Apply(_))));
-        assert_eq!(overrides.apply("good", &mut object), Ok(()));
-        assert_eq!(object, json!({"spec": 1}));
-    }
-
-    #[test]
-    fn a_cluster_named_twice_is_refused_for_that_cluster() {
-        let entry = json!({"clusterName": "c1", "clusterOverrides": []});
-        let overrides =
-            Overrides::parse(&json!({"spec": {"overrides": [entry, entry, {"clusterName": "c2"}]}}));
-        assert_eq!(overrides.apply("c1", &mut json!({})), Err(OverrideError::DuplicateCluster("c1".into())));
-        assert_eq!(overrides.apply("c2", &mut json!({})), Ok(()));
-    }
-
-    #[test]
-    fn a_path_overridden_twice_is_refused() {
-        let got =
-            applied(json!([{"path": "/a", "value": 1}, {"op": "add", "path": "/a", "value": 2}]), json!({}));
-        assert!(matches!(got, Err(OverrideError::DuplicatePath { .. })));
-    }
-
-    #[test]
-    fn identity_cannot_be_overridden_however_it_is_spelled() {
-        let paths = [
-            "",
-            "/",
-            "kind",
-            "/kind",
-            "x/kind",
-            "/metadata",
-            "/metadata/name",
-            "/metadata/namespace",
-            "/metadata/generateName",
-            "/metadata/uid",
-            "/metadata/resourceVersion",
-            "/metadata/managedFields/0",
-            "/metadata/name/x",
-            "/metadata/",
-        ];
-        for path in paths {
-            let got = applied(json!([{"path": path, "value": "x"}]), json!({"metadata": {}}));
-            assert_eq!(got, Err(OverrideError::ForbiddenPath(path.into())), "{path}");
-        }
-        assert!(applied(json!([{"path": "/apiVersion", "value": "apps/v1"}]), json!({})).is_ok());
-    }
-
-    #[test]
-    fn operations_other_than_the_three_are_refused() {
-        for op in ["move", "copy", "test", "Replace"] {
-            let got = applied(json!([{"op": op, "path": "/a", "from": "/b", "value": 1}]), json!({"b": 1}));
-            assert_eq!(got, Err(OverrideError::Operation(op.into())));
-        }
-    }
-
-    #[test]
-    fn malformed_lists_are_errors() {
-        assert!(Overrides::parse(&json!({"spec": {"overrides": "x"}})).apply("c1", &mut json!({})).is_err());
-        assert!(Overrides::parse(&json!({"spec": {"overrides": [{}]}})).apply("c1", &mut json!({})).is_err());
-        assert!(applied(json!("x"), json!({})).is_err());
-        assert!(applied(json!(["x"]), json!({})).is_err());
-    }
-
-    #[test]
-    fn overrides_that_reach_into_metadata_are_known() {
-        assert!(one(json!([{"path": "/metadata/labels/a", "value": "b"}])).touch_metadata("c1"));
-        assert!(!one(json!([{"path": "/spec/template/metadata", "value": {}}])).touch_metadata("c1"));
-    }
-
-    proptest! {
-        #[test]
-        fn no_override_changes_the_identity(path in "[a-z/~01]{0,12}|/metadata/[a-z]{0,9}|/kind[/a-z]{0,3}", op in "add|remove|replace") {
-            let object = json!({"kind": "ConfigMap", "metadata": {"name": "n", "namespace": "ns", "labels": {}}, "data": {}});
-            if let Ok(after) = applied(json!([{"op": op, "path": path, "value": "x"}]), object.clone()) {
-                prop_assert_eq!(&after["kind"], &object["kind"]);
-                prop_assert_eq!(&after["metadata"]["name"], &object["metadata"]["name"]);
-                prop_assert_eq!(&after["metadata"]["namespace"], &object["metadata"]["namespace"]);
-            }
-        }
     }
 }

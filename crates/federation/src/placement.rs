@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hansa_machinery::selector::LabelSelector;
+use hansa_machinery::selector::{LabelSelector, Requirement};
 use serde_json::Value;
 
 /// What `spec.placement` asks for.
@@ -59,11 +59,43 @@ impl Placement {
 
     /// Whether a cluster is asked for, registered or not, before its namespace narrows that.
     pub(crate) fn selects(&self, name: &str, labels: &BTreeMap<String, String>) -> bool {
+        self.judge(name, labels).selects()
+    }
+
+    /// What it says of a cluster.
+    fn judge(&self, name: &str, labels: &BTreeMap<String, String>) -> Verdict<'_> {
         match self {
-            Self::Clusters(names) => names.contains(name),
-            Self::Selector(selector) => selector.matches(labels),
-            Self::Nowhere => false,
+            Self::Clusters(names) if names.contains(name) => Verdict::Listed,
+            Self::Clusters(_) => Verdict::NotListed,
+            Self::Selector(selector) if selector.is_nothing() => Verdict::Nowhere,
+            Self::Selector(selector) => match selector.unmet(labels) {
+                None => Verdict::Matched(selector),
+                Some(requirement) => Verdict::Unmatched(requirement),
+            },
+            Self::Nowhere => Verdict::Nowhere,
         }
+    }
+}
+
+/// What a placement says of one cluster.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Verdict<'a> {
+    /// Its name is listed.
+    Listed,
+    /// There is a list, and its name is not on it.
+    NotListed,
+    /// The selector matches its labels.
+    Matched(&'a LabelSelector),
+    /// This, which the selector requires, its labels do not meet.
+    Unmatched(&'a Requirement),
+    /// There is neither list nor selector.
+    Nowhere,
+}
+
+impl Verdict<'_> {
+    /// Whether the cluster is selected.
+    pub fn selects(self) -> bool {
+        matches!(self, Self::Listed | Self::Matched(_))
     }
 }
 
@@ -101,17 +133,59 @@ pub fn resolve<'a>(
     }
     for (name, labels) in members {
         selection.unknown.remove(name);
-        let within = match gate {
-            Gate::Unknown => return None,
-            Gate::Open => true,
-            Gate::Within(namespace) => namespace.selects(name, labels),
-            Gate::NotFederated => false,
-        };
-        if within && placement.selects(name, labels) {
+        if explain(placement, name, labels, gate)?.is_chosen() {
             selection.clusters.insert(name.to_owned());
         }
     }
     (gate != Gate::Unknown).then_some(selection)
+}
+
+/// Why a registered cluster is or is not chosen.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Explanation<'a> {
+    /// What the placement of the object says.
+    pub own: Verdict<'a>,
+    /// What its namespace says.
+    pub namespace: Narrowing<'a>,
+}
+
+/// What the namespace of an object says of one cluster.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Narrowing<'a> {
+    /// Nothing.
+    Open,
+    /// What the placement of the FederatedNamespace says.
+    Within(Verdict<'a>),
+    /// No: there is no FederatedNamespace.
+    NotFederated,
+}
+
+impl Explanation<'_> {
+    /// Whether the cluster is chosen.
+    pub fn is_chosen(&self) -> bool {
+        let within = match self.namespace {
+            Narrowing::Open => true,
+            Narrowing::Within(verdict) => verdict.selects(),
+            Narrowing::NotFederated => false,
+        };
+        within && self.own.selects()
+    }
+}
+
+/// Explains what becomes of one registered cluster; `None` while the gate is not known. This is what [`resolve`] decides by.
+pub fn explain<'a>(
+    placement: &'a Placement,
+    name: &str,
+    labels: &BTreeMap<String, String>,
+    gate: Gate<'a>,
+) -> Option<Explanation<'a>> {
+    let namespace = match gate {
+        Gate::Unknown => return None,
+        Gate::Open => Narrowing::Open,
+        Gate::Within(namespace) => Narrowing::Within(namespace.judge(name, labels)),
+        Gate::NotFederated => Narrowing::NotFederated,
+    };
+    Some(Explanation { own: placement.judge(name, labels), namespace })
 }
 
 #[cfg(test)]
@@ -210,7 +284,67 @@ mod tests {
         }
     }
 
+    #[test]
+    fn an_explanation_names_the_requirement_that_failed() {
+        let expressions = json!([{"key": "gpu", "operator": "Exists"}, {"key": "region", "operator": "In", "values": ["us"]}]);
+        let placement = parse(json!({"clusterSelector": {"matchExpressions": expressions}})).unwrap();
+        let of = |labels: &[(&str, &str)]| {
+            let labels = labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+            match explain(&placement, "c1", &labels, Gate::Open).unwrap().own {
+                Verdict::Unmatched(requirement) => requirement.to_string(),
+                other => format!("{}", other.selects()),
+            }
+        };
+        assert_eq!(of(&[("region", "us")]), "gpu");
+        assert_eq!(of(&[("gpu", ""), ("region", "eu")]), "region in (us)");
+        assert_eq!(of(&[("gpu", ""), ("region", "us")]), "true");
+    }
+
+    fn any_placement() -> impl Strategy<Value = Value> {
+        let requirement =
+            ("a|b", "In|NotIn|Exists|DoesNotExist", "x|y").prop_map(|(key, operator, value)| {
+                let values = if operator.ends_with("In") { json!([value]) } else { json!([]) };
+                json!({"key": key, "operator": operator, "values": values})
+            });
+        prop_oneof![
+            Just(Value::Null),
+            proptest::collection::vec("c[1-5]".prop_map(|name| json!({ "name": name })), 0..4)
+                .prop_map(|names| json!({ "clusters": names })),
+            proptest::collection::vec(requirement, 0..3)
+                .prop_map(|all| json!({"clusterSelector": {"matchExpressions": all}})),
+        ]
+    }
+
     proptest! {
+        /// For each cluster the explanation says what the resolution does, and gives a reason that holds.
+        #[test]
+        fn explanations_agree_with_the_resolution(
+            own in any_placement(),
+            namespace in any_placement(),
+            gate in 0_usize..4,
+            members in proptest::collection::btree_map("c[1-5]", proptest::collection::btree_map("a|b", "x|y", 0..3), 0..5),
+        ) {
+            let (own, namespace) = (parse(own).unwrap(), parse(namespace).unwrap());
+            let gate = [Gate::Open, Gate::Within(&namespace), Gate::NotFederated, Gate::Unknown][gate];
+            let selection = resolve(&own, members.iter().map(|(n, l)| (n.as_str(), l)), gate);
+            prop_assert_eq!(selection.is_none(), gate == Gate::Unknown);
+            for (name, labels) in &members {
+                let explanation = explain(&own, name, labels, gate);
+                prop_assert_eq!(explanation.map(|e| e.is_chosen()), selection.as_ref().map(|s| s.clusters.contains(name)));
+                match (explanation.map(|e| e.own), &own) {
+                    (None, _) => {}
+                    (Some(Verdict::Matched(selector)), _) => prop_assert!(selector.matches(labels)),
+                    (Some(Verdict::Unmatched(requirement)), Placement::Selector(selector)) => {
+                        prop_assert!(!selector.matches(labels) && selector.requirements().contains(requirement));
+                        prop_assert!(!LabelSelector::new(vec![requirement.clone()]).matches(labels));
+                    }
+                    (Some(Verdict::Listed), Placement::Clusters(names)) => prop_assert!(names.contains(name)),
+                    (Some(Verdict::NotListed), Placement::Clusters(names)) => prop_assert!(!names.contains(name)),
+                    (Some(verdict), placement) => prop_assert!(verdict == Verdict::Nowhere && *placement == Placement::Nowhere),
+                }
+            }
+        }
+
         #[test]
         fn a_gate_never_widens(listed in proptest::collection::btree_set("c[1-5]", 0..4), gate in proptest::collection::btree_set("c[1-5]", 0..4)) {
             let members = members();

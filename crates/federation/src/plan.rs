@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use crate::debts::Debt;
 use crate::federated::Federated;
 use crate::key::Key;
+use crate::overrides::Cluster;
 use crate::placement::{self, Gate, Selection};
 use crate::status::{Reason, Word};
 use crate::types::TypeConfig;
@@ -339,7 +340,9 @@ impl Context<'_> {
                     "the object is being deleted in the cluster; it is created again when it is gone";
                 Step::saying(name, Action::None, Word::WaitingForRemoval, message)
             }
-            Observation::Present(copy) if self.is_current(name, copy) => Step::new(name, Action::None),
+            Observation::Present(copy) if self.is_current(name, member, copy) => {
+                Step::new(name, Action::None)
+            }
             Observation::Present(_) => Step::new(name, Action::Update),
         }
     }
@@ -377,12 +380,15 @@ impl Context<'_> {
         }
     }
 
-    fn is_current(&self, name: &str, copy: &Copy) -> bool {
-        let version = copy.version();
+    fn is_current(&self, name: &str, member: &Member<'_>, copy: &Copy) -> bool {
+        // Another label of the member may choose other overrides, although nothing else changed.
+        let version = copy.version().with(self.federated.selectors.choose(member.labels));
         let current =
             self.record.is_some_and(|record| record.is_current(&self.federated.hashes, name, &version));
         // A generation says nothing of labels and annotations.
-        current && (matches!(version, Version::Resource(_)) || copy.marks.contain(self.federated.marks(name)))
+        current
+            && (matches!(copy.version(), Version::Resource(_))
+                || copy.marks.contain(&self.federated.marks(Cluster { name, labels: member.labels })))
     }
 
     /// A watch that is merely starting says nothing new; one that failed does.

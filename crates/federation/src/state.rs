@@ -85,6 +85,8 @@ pub(crate) struct Basis {
     pub(crate) present: bool,
     /// Whether a copy that cannot be changed may be made anew.
     pub(crate) recreate: bool,
+    /// The overrides that the member's labels choose.
+    pub(crate) chosen: u64,
 }
 
 #[derive(Debug)]
@@ -214,7 +216,7 @@ mod tests {
     use crate::version::Version;
     use hansa_cluster::Marks;
 
-    const BASIS: Basis = Basis { generation: 1, connection: 1, present: true, recreate: false };
+    const BASIS: Basis = Basis { generation: 1, connection: 1, present: true, recreate: false, chosen: 0 };
 
     fn copy(version: &str) -> Observation {
         Observation::Present(Copy {

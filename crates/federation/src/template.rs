@@ -4,7 +4,7 @@
 use hansa_api::names;
 use serde_json::{Map, Value};
 
-use crate::overrides::{OverrideError, Overrides};
+use crate::overrides::{Cluster, OverrideError, Overrides};
 use crate::retain;
 use crate::types::TypeConfig;
 
@@ -91,7 +91,7 @@ pub fn for_member(
     types: &TypeConfig,
     federated: &Value,
     overrides: &Overrides,
-    cluster: &str,
+    cluster: Cluster<'_>,
     live: Option<&Value>,
 ) -> Result<Value, TemplateError> {
     let mut object = base(types, federated)?;
@@ -100,6 +100,16 @@ pub fn for_member(
         let manager = names::FIELD_MANAGER_FEDERATION;
         retain::retain(&types.target.group, &types.target.kind, &mut object, live, replicas, manager);
     }
+    finish(types, object, overrides, cluster)
+}
+
+/// What of a copy does not need the member: its overrides, the managed label, and that it still is of its type.
+pub(crate) fn finish(
+    types: &TypeConfig,
+    mut object: Value,
+    overrides: &Overrides,
+    cluster: Cluster<'_>,
+) -> Result<Value, TemplateError> {
     overrides.apply(cluster, &mut object)?;
     let metadata =
         object.get_mut("metadata").and_then(Value::as_object_mut).ok_or(TemplateError::Shape("metadata"))?;
@@ -110,7 +120,7 @@ pub fn for_member(
     let labels = labels.as_object_mut().ok_or(TemplateError::Shape("metadata.labels"))?;
     labels.insert(names::LABEL_MANAGED.into(), names::MANAGED_TRUE.into());
     let found = object["apiVersion"].as_str().unwrap_or_default();
-    if group_of(found) != types.target.group {
+    if found.is_empty() || group_of(found) != types.target.group {
         return Err(TemplateError::Group { found: found.to_owned(), group: types.target.group.clone() });
     }
     Ok(object)
@@ -125,13 +135,19 @@ mod tests {
     use super::*;
     use crate::types::tests::{deployments, namespaces};
     use serde_json::json;
+    use std::collections::BTreeMap;
 
     fn federated(template: Value, overrides: Value) -> Value {
         json!({"metadata": {"name": "web", "namespace": "shop"}, "spec": {"template": template, "overrides": overrides}})
     }
 
+    fn unlabelled(name: &str) -> Cluster<'_> {
+        static NONE: BTreeMap<String, String> = BTreeMap::new();
+        Cluster { name, labels: &NONE }
+    }
+
     fn copy(federated: &Value) -> Result<Value, TemplateError> {
-        for_member(&deployments(), federated, &Overrides::parse(federated), "c1", None)
+        for_member(&deployments(), federated, &Overrides::parse(federated), unlabelled("c1"), None)
     }
 
     #[test]
@@ -155,7 +171,8 @@ mod tests {
     #[test]
     fn a_namespace_has_no_namespace() {
         let federated = json!({"metadata": {"name": "shop", "namespace": "shop"}, "spec": {"template": {}}});
-        let copy = for_member(&namespaces(), &federated, &Overrides::default(), "c1", None).unwrap();
+        let copy =
+            for_member(&namespaces(), &federated, &Overrides::default(), unlabelled("c1"), None).unwrap();
         assert_eq!(copy["metadata"], json!({"name": "shop", "labels": {"kubefed.io/managed": "true"}}));
         assert_eq!(copy["apiVersion"], "v1");
     }
@@ -212,8 +229,9 @@ mod tests {
         federated["spec"]["retainReplicas"] = true.into();
         let live = json!({"spec": {"replicas": 9}});
         let overrides = Overrides::parse(&federated);
-        let copy =
-            |cluster| for_member(&deployments(), &federated, &overrides, cluster, Some(&live)).unwrap();
+        let copy = |cluster| {
+            for_member(&deployments(), &federated, &overrides, unlabelled(cluster), Some(&live)).unwrap()
+        };
         assert_eq!(copy("c1")["spec"]["replicas"], 5);
         assert_eq!(copy("c2")["spec"].get("replicas"), None);
     }

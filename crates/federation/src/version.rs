@@ -8,7 +8,7 @@ use hansa_cluster::ResourceVersion;
 use hansa_machinery::gojson;
 use serde_json::{Value, json};
 
-use crate::overrides;
+use crate::overrides::{self, Chosen};
 
 /// The state of one object in one member, as `PropagatedVersion` records it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,7 +17,13 @@ pub enum Version {
     Generation(i64),
     /// `rv:V`: it has none.
     Resource(ResourceVersion),
+    /// `gen:N;overrides=0,2`: one of the above, made with the overrides that selectors chose for the member as its labels were. A member
+    /// that no selector chooses for has a version as KubeFed writes it.
+    Chosen(Box<(Version, Chosen)>),
 }
+
+/// What stands between a version and the overrides that were chosen.
+const CHOSEN: &str = ";overrides=";
 
 impl Version {
     /// Something was or may have been written, but what is there now is not the present state. No live object has generation 0, so
@@ -32,8 +38,17 @@ impl Version {
         }
     }
 
+    /// The version of a live object that was made, or would now be made, with these of the overrides.
+    #[must_use]
+    pub fn with(self, chosen: Chosen) -> Self {
+        if chosen.is_empty() { self } else { Self::Chosen(Box::new((self, chosen))) }
+    }
+
     /// Reads a recorded version; what cannot be read is [`Version::STALE`], as it equals no live version either.
     pub fn parse(text: &str) -> Self {
+        if let Some((version, chosen)) = text.rsplit_once(CHOSEN) {
+            return Chosen::parse(chosen).map_or(Self::STALE, |chosen| Self::parse(version).with(chosen));
+        }
         if let Some(version) = text.strip_prefix("rv:") {
             return Self::Resource(ResourceVersion::new(version));
         }
@@ -46,6 +61,7 @@ impl fmt::Display for Version {
         match self {
             Self::Generation(generation) => write!(f, "gen:{generation}"),
             Self::Resource(version) => write!(f, "rv:{version}"),
+            Self::Chosen(parts) => write!(f, "{}{CHOSEN}{}", parts.0, parts.1),
         }
     }
 }
@@ -255,10 +271,16 @@ mod tests {
 
     #[test]
     fn versions_read_back_as_written() {
-        for version in [Version::of(3, "17"), Version::of(0, "17"), Version::STALE] {
+        let chosen = |text| Version::of(3, "17").with(Chosen::parse(text).unwrap());
+        for version in
+            [Version::of(3, "17"), Version::of(0, "17"), Version::STALE, chosen("0"), chosen("2,11")]
+        {
             assert_eq!(Version::parse(&version.to_string()), version);
         }
-        assert_eq!(Version::parse("nonsense"), Version::STALE);
+        assert_eq!(chosen("0,2").to_string(), "gen:3;overrides=0,2");
+        for nonsense in ["nonsense", "gen:3;overrides=x", "gen:3;overrides=", "rv:1;overrides=-1"] {
+            assert_eq!(Version::parse(nonsense), Version::STALE, "{nonsense}");
+        }
     }
 
     #[test]

@@ -32,6 +32,16 @@ pub(crate) enum Command {
     Unjoin(Unjoin),
     /// Show what the host knows
     Get(Get),
+    /// Show what applying federated objects would change on which member, before it does
+    #[command(
+        after_help = "Exits with 0 if nothing would change, 1 if something would, and 2 if a member could not be asked or refuses the change."
+    )]
+    Plan(Plan),
+    /// Explain what the control plane decides
+    Explain {
+        #[command(subcommand)]
+        what: ExplainWhat,
+    },
     /// Print a kubeconfig with a context for every cluster, all through the host
     Kubeconfig(Kubeconfig),
     /// Print the manifests a host cluster needs before its first start
@@ -179,6 +189,53 @@ pub(crate) enum GetWhat {
         host: HostArgs,
         #[command(flatten)]
         output: OutputArgs,
+    },
+}
+
+/// Federated objects on the host, and where the control plane keeps its own.
+#[derive(Debug, Args)]
+pub(crate) struct FederatedArgs {
+    /// The namespace of the objects [default: that of the context, else `default`]
+    #[arg(short, long, value_name = "NAME")]
+    pub(crate) namespace: Option<String>,
+    /// The namespace of the federation's own objects
+    #[arg(long, value_name = "NAMESPACE", default_value = "kube-federation-system")]
+    pub(crate) kubefed_namespace: String,
+    #[command(flatten)]
+    pub(crate) host: HostArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Plan {
+    /// TYPE NAME of an object on the host, for what is still to be done about it
+    #[arg(value_names = ["TYPE", "NAME"], num_args = 2, required_unless_present = "files", conflicts_with = "files")]
+    pub(crate) object: Vec<String>,
+    /// Objects as they are to be applied: a file, a directory, or - for the input stream
+    #[arg(short, long = "filename", value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    /// Ask the members with the control plane's own credentials, not with yours through the gateway
+    #[arg(long)]
+    pub(crate) direct: bool,
+    /// How long a member may take to answer a request, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    pub(crate) timeout: u64,
+    #[command(flatten)]
+    pub(crate) of: FederatedArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ExplainWhat {
+    /// Why an object is or is not on each cluster
+    Placement {
+        /// The type: deployments.apps, federateddeployment, fdeploy, …
+        #[arg(value_name = "TYPE")]
+        r#type: String,
+        /// The name of the federated object
+        name: String,
+        #[command(flatten)]
+        of: FederatedArgs,
     },
 }
 

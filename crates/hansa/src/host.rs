@@ -46,19 +46,30 @@ impl HostArgs {
         Ok((config, context))
     }
 
-    /// The way to the host.
-    pub(crate) fn transport(&self) -> Result<Transport> {
-        let (config, context) = match self.kubeconfig() {
-            Ok((config, context)) => (serde_json::to_string(&config)?, Some(context)),
+    /// The text of the kubeconfig, and the context in it.
+    fn config(&self) -> Result<(String, Option<String>)> {
+        match self.kubeconfig() {
+            Ok((config, context)) => Ok((serde_json::to_string(&config)?, Some(context))),
             // Inside a cluster without a kubeconfig, the Pod's own ServiceAccount leads to the host.
             Err(error) if self.kubeconfig.is_none() && self.context.is_none() => {
-                (in_cluster().ok_or(error)?, None)
+                Ok((in_cluster().ok_or(error)?, None))
             }
-            Err(error) => return Err(error),
-        };
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Where the host is, and with what it is reached.
+    pub(crate) fn target(&self) -> Result<Target> {
+        let (config, context) = self.config()?;
         // Paths in a kubeconfig that was read are absolute already.
         let flat = flatten(&config, Path::new("/"), context.as_deref())?;
-        let target = Target::from_kubeconfig(&flat, None)?;
+        Ok(Target::from_kubeconfig(&flat, None)?)
+    }
+
+    /// The way to the host.
+    pub(crate) fn transport(&self) -> Result<Transport> {
+        let (config, context) = self.config()?;
+        let target = self.target()?;
         let transport = Transport::new(target, Limits { concurrency: 1024, ..Limits::default() })?;
         if let Some(file) = token_file(&config, context.as_deref()) {
             tokio::spawn(refresh_token(transport.clone(), file));

@@ -2,6 +2,7 @@
 
 mod cli;
 mod data_dir;
+mod explain;
 mod gateway;
 mod get;
 mod host;
@@ -10,6 +11,7 @@ mod kubeconfig;
 mod manifests;
 mod membership;
 mod output;
+mod plan;
 mod processes;
 mod sandbox;
 mod up;
@@ -37,7 +39,7 @@ fn main() -> ExitCode {
         }
     };
     match runtime.block_on(run(cli.command)) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
@@ -45,8 +47,10 @@ fn main() -> ExitCode {
     }
 }
 
-async fn run(command: Command) -> Result<()> {
-    match command {
+async fn run(command: Command) -> Result<ExitCode> {
+    let done = match command {
+        Command::Plan(args) => return Ok(plan::run(args).await),
+        Command::Explain { what } => explain::run(what).await,
         Command::Up(args) => up::run(args).await,
         Command::ControllerManager(args) => processes::controller_manager(args).await,
         Command::Apiserver(args) => processes::apiserver(args).await,
@@ -61,7 +65,8 @@ async fn run(command: Command) -> Result<()> {
             clap_complete::generate(shell, &mut Cli::command(), "hansa", &mut io::stdout());
             Ok(())
         }
-    }
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }
 
 /// Servers log what they do; other commands only what went wrong. `RUST_LOG` says otherwise.

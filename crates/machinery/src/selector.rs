@@ -219,6 +219,12 @@ impl LabelSelector {
         self.matches_with(|key| labels.get(key).and_then(Value::as_str))
     }
 
+    /// The first requirement that these labels do not meet. A selector that selects nothing has none.
+    pub fn unmet(&self, labels: &BTreeMap<String, String>) -> Option<&Requirement> {
+        let value = |key: &str| labels.get(key).map(String::as_str);
+        self.requirements.iter().find(|requirement| !requirement.matches(value(&requirement.key)))
+    }
+
     /// Whether every object is selected.
     pub fn is_everything(&self) -> bool {
         !self.nothing && self.requirements.is_empty()

@@ -2,6 +2,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::overrides::Chosen;
 use crate::types::tests::{deployments, namespaces};
 use crate::version::Hashes;
 
@@ -206,6 +207,28 @@ fn an_edited_copy_is_applied_again() {
         .copy("c1", copy(2))
         .copy("c2", copy(1))
         .assert(&[("c1", Action::Update), ("c2", Action::None)]);
+}
+
+/// The hashes are as they were, and so is the generation: that the copy is not what it should be follows from the labels alone.
+#[test]
+fn a_member_that_is_given_another_label_is_given_its_overrides() {
+    static EU: std::sync::LazyLock<BTreeMap<String, String>> =
+        std::sync::LazyLock::new(|| [("region".to_owned(), "eu".to_owned())].into());
+    let mut spec = placed_on(&["c1", "c2"]);
+    spec["overrides"] = json!([{"clusterSelector": {"matchLabels": {"region": "eu"}}, "strategicMergePatch": {"spec": {"replicas": 3}}}]);
+    let mut world = World::new()
+        .federated(held(), spec)
+        .recorded(&[("c1", 1), ("c2", 1)])
+        .copy("c1", copy(1))
+        .copy("c2", copy(1));
+    world.assert(&[("c1", Action::None), ("c2", Action::None)]);
+    world.members.get_mut("c2").unwrap().labels = &EU;
+    world.assert(&[("c1", Action::None), ("c2", Action::Update)]);
+    let written = Version::of(1, "").with(Chosen::parse("0").unwrap());
+    world.record.as_mut().unwrap().clusters.insert("c2".into(), written);
+    world.assert(&[("c1", Action::None), ("c2", Action::None)]);
+    world.members.get_mut("c2").unwrap().labels = &NO_LABELS;
+    world.assert(&[("c1", Action::None), ("c2", Action::Update)]);
 }
 
 #[test]
