@@ -16,6 +16,7 @@ mod reconcile;
 mod register;
 mod registry;
 mod remote;
+pub mod statuses;
 
 pub use controller::ControllerOptions;
 pub use informer::{Change, Informers, Lookup, ObjectKey, Observed, Subscription};
@@ -24,3 +25,4 @@ pub use marks::Marks;
 pub use member::Member;
 pub use registry::{Connect, Options, Registry, Snapshot, connect};
 pub use remote::Problem;
+pub use statuses::{Shown, Sighting, Statuses};
