@@ -6,11 +6,14 @@
 
 mod act;
 mod cache;
+mod collect;
+mod conditions;
 mod controller;
 mod dispatch;
 mod engine;
 mod events;
 pub mod federated;
+mod intern;
 pub mod key;
 mod members;
 pub mod overrides;
@@ -19,6 +22,7 @@ pub mod plan;
 mod queue;
 mod records;
 pub mod report;
+mod reported;
 pub mod retain;
 mod state;
 pub mod status;
