@@ -54,12 +54,13 @@ impl Engine {
         body: Option<Arc<Value>>,
         seen: &Seen,
     ) {
-        if work.goal == Goal::Propagate && !self.is_held(key, federated) {
-            if let Err(error) = self.hold(key, federated, true).await {
-                let message = format!("the finalizer cannot be added: {error}");
-                self.event(key, federated, Severity::Warning, "EnsureFinalizerError", message);
-                return self.queue.add_after(key.clone(), HOST_PAUSE);
-            }
+        if work.goal == Goal::Propagate
+            && !self.is_held(key, federated)
+            && let Err(error) = self.hold(key, federated, true).await
+        {
+            let message = format!("the finalizer cannot be added: {error}");
+            self.event(key, federated, Severity::Warning, "EnsureFinalizerError", message);
+            return self.queue.add_after(key.clone(), HOST_PAUSE);
         }
         let mut source = None;
         if work.steps.iter().any(|step| matches!(step.action, Action::Create | Action::Update)) {

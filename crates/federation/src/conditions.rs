@@ -61,7 +61,10 @@ impl Propagation {
         let now = Moment::of(now);
         let entries: Vec<Entry<'_>> =
             self.clusters.iter().map(|(name, wanted)| self.resolve(name, wanted, reported)).collect();
-        let lacks_remote = entries.iter().any(Entry::lacks_remote);
+        let was_whole = reported.is_some_and(|old| {
+            old.generation == self.generation && old.propagation.is_some() && old.reason().is_none()
+        });
+        let lacks_remote = entries.iter().any(|entry| entry.lacks_remote(was_whole));
         let reason = self.reason.or(lacks_remote.then_some(Reason::CheckClusters));
         let propagated = self.propagated();
         let available = self.available(&entries, reported);
@@ -236,10 +239,15 @@ impl Propagation {
 }
 
 impl Entry<'_> {
-    /// Whether a member that is to have a copy shows no status of it, though there should be one.
-    fn lacks_remote(&self) -> bool {
-        let is_due = self.wanted.sight.is_some() && self.wanted.word.is_none();
-        is_due && matches!(self.wanted.remote, Remote::Missing | Remote::Unheard) && self.remote == 0
+    /// Whether a member that is to have a copy shows no status of it, though there should be one. Of one that shows nothing at the moment that is
+    /// so unless nothing was missing before.
+    fn lacks_remote(&self, was_whole: bool) -> bool {
+        let is_due = self.wanted.sight.is_some() && self.wanted.word.is_none() && self.remote == 0;
+        match self.wanted.remote {
+            Remote::Missing => is_due,
+            Remote::Unheard => is_due && !was_whole,
+            Remote::NotCollected | Remote::Known(_) => false,
+        }
     }
 
     fn reads_as(&self, has_health: bool, now: Moment) -> ReportedCluster {

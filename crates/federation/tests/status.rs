@@ -93,8 +93,6 @@ async fn define_widgets(world: &World) {
         member.define(&crd).await;
     }
     world.host.define(&hansa_api::federated::crd(&target, false, &[])).await;
-    // It is served a moment after it is established.
-    world.host.until(&format!("{TYPES}/federatedwidgets"), |_| true).await;
     world.host.create(&serde_json::to_value(hansa_api::federated::type_config(&target)).unwrap()).await;
 }
 

@@ -257,6 +257,10 @@ fn a_selected_cluster_without_a_status_is_to_be_checked_unless_its_type_has_none
 fn a_remote_status_that_is_not_known_now_is_kept() {
     let first = written(&with_remote(raw(&json!({"replicas": 3}))), None, 0).unwrap();
     assert_eq!(written(&with_remote(Remote::Unheard), Some(&first), 1), None);
+    for before in [Remote::Known(None), Remote::Missing] {
+        let before = written(&with_remote(before), None, 0).unwrap();
+        assert_eq!(written(&with_remote(Remote::Unheard), Some(&before), 1), None);
+    }
     let away = of(&[(
         "a",
         ClusterStatus {

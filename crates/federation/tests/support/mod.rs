@@ -311,6 +311,11 @@ impl Cluster {
     pub(crate) async fn define(&self, crd: &Value) {
         self.ensure(crd).await;
         self.established(crd["metadata"]["name"].as_str().unwrap()).await;
+        // It is served a moment after it is established, here as in any Kubernetes.
+        let spec = &crd["spec"];
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        let [group, plural] = [&spec["group"], &spec["names"]["plural"]].map(text);
+        self.until(&format!("/apis/{group}/{}/{plural}", text(&spec["versions"][0]["name"])), |_| true).await;
     }
 }
 
