@@ -150,6 +150,8 @@ fn schema(has_replicas: bool) -> Value {
                                 "status": string,
                                 "reason": string,
                                 "message": string,
+                                // `kubectl wait` takes no condition for true that is of an older generation.
+                                "observedGeneration": { "type": "integer", "format": "int64" },
                                 "lastUpdateTime": { "type": "string", "format": "date-time" },
                                 "lastTransitionTime": { "type": "string", "format": "date-time" },
                             },

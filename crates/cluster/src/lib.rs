@@ -17,6 +17,7 @@ mod reconcile;
 mod register;
 mod registry;
 mod remote;
+pub mod statuses;
 
 pub use controller::ControllerOptions;
 pub use informer::{
@@ -27,3 +28,4 @@ pub use marks::Marks;
 pub use member::{Member, target_of};
 pub use registry::{Connect, Options, Registry, Snapshot, connect};
 pub use remote::Problem;
+pub use statuses::{Shown, Sighting, Statuses};

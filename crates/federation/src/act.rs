@@ -9,14 +9,14 @@ use hansa_api::names;
 use hansa_cluster::Member;
 use jiff::Timestamp;
 use kube::ResourceExt;
-use kube::api::{Patch, PatchParams};
+use kube::api::{Api, DynamicObject, Patch, PatchParams};
 use serde_json::{Value, json};
 use tokio::time::{self, Instant};
 
 use crate::debts::Debt;
 use crate::dispatch::{Done, Recipe, Target};
 use crate::engine::{Engine, Seen, lock};
-use crate::events::Severity;
+use crate::events::{self, Severity};
 use crate::federated::Federated;
 use crate::host;
 use crate::key::Key;
@@ -58,16 +58,13 @@ impl Engine {
         body: Option<Box<str>>,
         seen: &Seen,
     ) {
-        if work.goal == Goal::Propagate && !self.is_held(key, federated) {
-            if let Err(error) = self.hold(key, federated, true).await {
-                let message = format!("the finalizer cannot be added: {error}");
-                self.event(key, federated, Severity::Warning, "EnsureFinalizerError", message);
-                return self.queue.add_after(key.clone(), HOST_PAUSE);
-            }
-            if federated.drops_finalizers {
-                let message = "finalizers in spec.template are not propagated".to_owned();
-                self.event(key, federated, Severity::Warning, "FinalizersNotSupported", message);
-            }
+        if work.goal == Goal::Propagate
+            && !self.is_held(key, federated)
+            && let Err(error) = self.hold(key, federated, true).await
+        {
+            let message = format!("the finalizer cannot be added: {error}");
+            self.event(key, federated, Severity::Warning, "EnsureFinalizerError", message);
+            return self.queue.add_after(key.clone(), HOST_PAUSE);
         }
         let mut source = None;
         if work.steps.iter().any(|step| matches!(step.action, Action::Create | Action::Update)) {
@@ -89,7 +86,8 @@ impl Engine {
             }
         } else if work.goal != Goal::Orphan {
             self.save(key, federated, &outcomes).await;
-            self.report(key, federated, &report::status(federated.generation, work, &outcomes)).await;
+            self.report(key, federated, &self.propagation(key, federated, work, &outcomes)).await;
+            self.report_service(key, federated).await;
         }
     }
 
@@ -444,7 +442,7 @@ impl Engine {
     }
 
     async fn report(&self, key: &Key, federated: &Federated, wanted: &Propagation) {
-        let (status, reads_as) = {
+        let mut written = {
             let mut states = lock(&self.states);
             let state = states.get_mut(key).filter(|state| state.uid == federated.uid);
             let ahead = state.and_then(|state| {
@@ -457,17 +455,25 @@ impl Engine {
             });
             let reported = ahead.or(federated.reported.as_ref());
             let Some(written) = wanted.over(reported, Timestamp::now()) else { return };
+            if let Some(pause) = self.collector.hold(key, &written) {
+                return self.queue.add_after(key.clone(), pause);
+            }
             self.tell_of_clusters(key, federated, wanted, reported);
             written
         };
         let api = self.federated_api(Some(&key.namespace));
-        let patch = json!({ "status": status });
-        match host::patch_status(&self.shared.host, api.resource_url(), &key.name, &patch).await {
-            Ok(metadata) => {
+        if !written.keeps.is_empty() {
+            let Some(live) = self.read(key, federated).await else {
+                return self.queue.add_after(key.clone(), HOST_PAUSE);
+            };
+            written.keep(&live);
+        }
+        match self.write_status(&api, key, &written).await {
+            Ok(version) => {
                 let mut states = lock(&self.states);
                 let state = states.entry(key.clone()).or_default();
                 state.uid.clone_from(&federated.uid);
-                state.reported = metadata.resource_version.map(|version| (version, reads_as));
+                state.reported = version.map(|version| (version, written.reads_as));
             }
             Err(kube::Error::Api(status)) if status.code == 404 => {}
             Err(error) => {
@@ -475,6 +481,25 @@ impl Engine {
                 self.queue.add_after(key.clone(), HOST_PAUSE);
             }
         }
+    }
+
+    /// Writes a status; gives the version it made. The answer is read whole only where something is to be learned from it.
+    async fn write_status(
+        &self,
+        api: &Api<DynamicObject>,
+        key: &Key,
+        written: &Written,
+    ) -> kube::Result<Option<String>> {
+        let patch = json!({ "status": written.status });
+        if !self.collector.collects() {
+            let metadata = host::patch_status(&self.shared.host, api.resource_url(), &key.name, &patch).await?;
+            return Ok(metadata.resource_version);
+        }
+        let params =
+            PatchParams { field_manager: Some(names::FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        let object = api.patch_status(&key.name, &params, &Patch::Merge(patch)).await?;
+        self.collector.learn(written, &object);
+        Ok(object.resource_version())
     }
 
     /// Works on copies whose federated object is gone.
@@ -496,33 +521,24 @@ impl Engine {
         is_news: bool,
     ) {
         let Done { outcome, copy, recreated } = done;
-        let what =
-            format!("{} \"{}\" in cluster {member:?}", self.types.target.kind, self.types.target_of(key));
         let changed =
             !matches!(copy, Some(Observation::Present(copy)) if before == Some(&*copy.resource_version));
-        let (severity, reason, message) = match (outcome, action) {
-            (Outcome::Applied(_) | Outcome::Removing, _) if *recreated => {
-                let message = format!("Recreating {what}, as the cluster does not let it be changed");
-                (Severity::Normal, "RecreateInCluster", message)
-            }
-            (Outcome::Applied(_), Action::Create) => {
-                (Severity::Normal, "CreateInCluster", format!("Creating {what}"))
-            }
-            (Outcome::Applied(_), _) if changed => {
-                (Severity::Normal, "UpdateInCluster", format!("Updating {what}"))
-            }
-            (Outcome::Removing | Outcome::Gone, Action::Delete) => {
-                (Severity::Normal, "DeleteInCluster", format!("Deleting {what}"))
-            }
-            (Outcome::Gone, Action::Unlabel) => {
-                let message = format!("Removing the managed label from {what}");
-                (Severity::Normal, "RemoveManagedLabelFromInCluster", message)
-            }
-            (Outcome::Failed(failure), _) if is_news => {
-                (Severity::Warning, failure_reason(failure.word), format!("{what}: {}", failure.message))
-            }
-            _ => return,
+        let told = if *recreated && !matches!(outcome, Outcome::Failed(_)) {
+            Some((Severity::Normal, "RecreateInCluster", "Recreating, as the cluster does not let it be changed,"))
+        } else {
+            events::of_step(action, outcome, changed, is_news)
         };
+        let Some((severity, reason, doing)) = told else {
+            return;
+        };
+        let mut message = format!(
+            "{doing} {} \"{}\" in cluster {member:?}",
+            self.types.target.kind,
+            self.types.target_of(key)
+        );
+        if let Outcome::Failed(failure) = outcome {
+            message = format!("{message}: {}", failure.message);
+        }
         self.event(key, federated, severity, reason, message);
     }
 
@@ -539,12 +555,16 @@ impl Engine {
             let is_news = reported
                 .and_then(|reported| reported.cluster(name))
                 .is_none_or(|old| old.word != cluster.word);
-            if is_news
-                && matches!(word, Word::ClusterNotReady | Word::ClusterNotFound | Word::CachedRetrievalFailed)
+            if let Some((severity, reason)) = events::of_cluster(word, federated.deleting).filter(|_| is_news)
             {
                 let message = format!("cluster {name:?}: {}", cluster.message);
-                self.event(key, federated, Severity::Warning, word.as_str(), message);
+                self.event(key, federated, severity, reason, message);
             }
+        }
+        if federated.drops_finalizers && reported.is_none_or(|old| old.generation() != wanted.generation) {
+            let message =
+                "finalizers in spec.template are not propagated: a member's own controllers add theirs";
+            self.event(key, federated, Severity::Warning, "FinalizersNotSupported", message.to_owned());
         }
         let reason = wanted.reason.filter(|reason| *reason != Reason::CheckClusters);
         if let Some(reason) = reason.filter(|_| reported.and_then(Reported::reason) != wanted.reason) {
@@ -581,18 +601,4 @@ fn still_waiting(action: Action) -> Outcome {
     };
     let message = "the cluster has not answered yet".to_owned();
     Outcome::Failed(Failure { word, message, maybe_written: true, retry: Retry::Soon })
-}
-
-fn failure_reason(word: Word) -> &'static str {
-    match word {
-        Word::CreationFailed => "CreateInClusterFailed",
-        Word::UpdateFailed => "UpdateInClusterFailed",
-        Word::DeletionFailed => "DeleteInClusterFailed",
-        Word::LabelRemovalFailed => "RemoveManagedLabelFromInClusterFailed",
-        Word::CreationTimedOut
-        | Word::UpdateTimedOut
-        | Word::DeletionTimedOut
-        | Word::LabelRemovalTimedOut => "OperationTimeoutError",
-        word => word.as_str(),
-    }
 }

@@ -130,6 +130,7 @@ impl Controller {
             system_namespace: self.options.namespace.clone(),
             only_namespace: settings.only_namespace,
             adopt: settings.adopt,
+            raw_status: settings.raw_status,
             concurrency: self.options.concurrency.max(settings.concurrency),
             patience: self.options.patience,
             namespaces: Mutex::default(),
@@ -247,6 +248,7 @@ impl Controller {
         if shared.only_namespace.is_none() || is_running {
             finalize(api, name, config, true).await?;
         }
+        let collects = wanted.as_ref().is_some_and(|types| types.service_status(shared.raw_status).is_some());
         if let Some(types) = wanted
             && !running.contains_key(name)
         {
@@ -256,9 +258,11 @@ impl Controller {
             let task = tokio::spawn(engine.run());
             running.insert(name.to_owned(), Running { types, stop, task });
         }
-        let state = if is_running { "Running" } else { "NotRunning" };
+        let state = |runs| if runs { "Running" } else { "NotRunning" };
         let status = json!({
-            "observedGeneration": config.generation, "propagationController": state, "statusController": "NotRunning",
+            "observedGeneration": config.generation,
+            "propagationController": state(is_running),
+            "statusController": state(collects),
         });
         if config.status == status {
             return Ok(());
@@ -292,6 +296,7 @@ async fn finalize(api: &Api<DynamicObject>, name: &str, config: &Config, add: bo
 struct Settings {
     only_namespace: Option<String>,
     adopt: bool,
+    raw_status: bool,
     concurrency: usize,
     propagates: bool,
 }
@@ -300,17 +305,19 @@ impl Settings {
     fn of(config: Option<&KubeFedConfig>, namespace: &str) -> Self {
         let spec = config.map(|config| &config.spec);
         let sync = spec.and_then(|spec| spec.sync_controller.as_ref());
-        let is_off = |gate: &hansa_api::kubefed::FeatureGate| {
-            gate.name == feature::PUSH_RECONCILER && gate.configuration == Switch::Disabled
+        let is = |name: &str, wanted: Switch| {
+            let mut gates = spec.into_iter().flat_map(|spec| &spec.feature_gates);
+            gates.any(|gate| gate.name == name && gate.configuration == wanted)
         };
         Self {
             only_namespace: spec.filter(|spec| spec.scope == Scope::Namespaced).map(|_| namespace.to_owned()),
             adopt: sync.and_then(|sync| sync.adopt_resources) != Some(Switch::Disabled),
+            raw_status: is(feature::RAW_RESOURCE_STATUS_COLLECTION, Switch::Enabled),
             concurrency: sync
                 .and_then(|sync| sync.max_concurrent_reconciles)
                 .and_then(|n| usize::try_from(n).ok())
                 .unwrap_or_default(),
-            propagates: !spec.is_some_and(|spec| spec.feature_gates.iter().any(is_off)),
+            propagates: !is(feature::PUSH_RECONCILER, Switch::Disabled),
         }
     }
 }
@@ -394,15 +401,30 @@ mod tests {
     #[test]
     fn settings_have_kubefeds_defaults() {
         let default = Settings::of(None, "ns");
-        assert_eq!(default, Settings { only_namespace: None, adopt: true, concurrency: 0, propagates: true });
+        let expected = Settings {
+            only_namespace: None,
+            adopt: true,
+            raw_status: false,
+            concurrency: 0,
+            propagates: true,
+        };
+        assert_eq!(default, expected);
         let config: KubeFedConfig = serde_json::from_value(json!({"metadata": {"name": "kubefed"}, "spec": {
             "scope": "Namespaced",
             "syncController": {"adoptResources": "Disabled", "maxConcurrentReconciles": 3},
-            "featureGates": [{"name": "PushReconciler", "configuration": "Disabled"}],
+            "featureGates": [
+                {"name": "PushReconciler", "configuration": "Disabled"},
+                {"name": "RawResourceStatusCollection", "configuration": "Enabled"},
+            ],
         }}))
         .unwrap();
-        let expected =
-            Settings { only_namespace: Some("ns".into()), adopt: false, concurrency: 3, propagates: false };
+        let expected = Settings {
+            only_namespace: Some("ns".into()),
+            adopt: false,
+            raw_status: true,
+            concurrency: 3,
+            propagates: false,
+        };
         assert_eq!(Settings::of(Some(&config), "ns"), expected);
     }
 }

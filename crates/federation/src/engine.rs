@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::cache::{self, Cache, Change};
+use crate::collect::Collector;
 use crate::dispatch::Memory;
 use crate::events::{About, Recorder, Severity};
 use crate::federated::Federated;
@@ -42,6 +43,8 @@ pub(crate) struct Shared {
     pub(crate) only_namespace: Option<String>,
     /// Whether objects that exist in a member are taken over.
     pub(crate) adopt: bool,
+    /// Whether the statuses of the copies are passed on as they are, for the types that ask for it.
+    pub(crate) raw_status: bool,
     /// How many objects of a type are worked on at once.
     pub(crate) concurrency: usize,
     /// How long a look waits for its members before it reports without the slow ones.
@@ -65,6 +68,7 @@ pub(crate) struct Engine {
     /// The UIDs of the host's namespaces, for the type of namespaces.
     pub(crate) host_namespaces: Cache<String>,
     pub(crate) members: Members,
+    pub(crate) collector: Collector,
     pub(crate) queue: Queue<Key>,
     pub(crate) bodies: Mutex<HashMap<Key, Box<str>>>,
     pub(crate) states: Mutex<HashMap<Key, State>>,
@@ -77,6 +81,7 @@ impl Engine {
     /// An engine that has not begun.
     pub(crate) fn new(types: TypeConfig, shared: Arc<Shared>, shutdown: CancellationToken) -> Arc<Self> {
         Arc::new(Self {
+            collector: Collector::new(&types, &shared),
             members: Members::new(shared.registry.clone(), &types, shared.only_namespace.as_deref()),
             types,
             shared,
@@ -123,6 +128,7 @@ impl Engine {
         let members =
             self.members.run(changed, || self.look_at_all(), || self.queue.is_busy(), self.shutdown.clone());
         if self.types.enabled {
+            self.collect();
             tokio::join!(federated, host_namespaces, members, self.namespace_changes(), self.work());
         } else {
             federated.await;
@@ -186,7 +192,7 @@ impl Engine {
         }
     }
 
-    fn look_at_all(&self) {
+    pub(crate) fn look_at_all(&self) {
         self.cache.keys().into_iter().for_each(|key| self.queue.add(key));
         self.members.keys().into_iter().for_each(|key| self.queue.add(self.types.federated_of(&key)));
         self.shared.records.debts.keys(&self.types.name).into_iter().for_each(|key| self.queue.add(key));

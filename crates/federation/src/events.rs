@@ -15,6 +15,10 @@ use tokio::sync::mpsc;
 use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
 
+use crate::plan::Action;
+use crate::report::Outcome;
+use crate::status::Word;
+
 /// How many events may wait to be written; more are dropped, as events must never hold up propagation.
 const WAITING: usize = 1_024;
 /// How many distinct events are remembered to be counted up.
@@ -46,6 +50,64 @@ pub(crate) enum Severity {
     Normal,
     /// Somebody should look.
     Warning,
+}
+
+/// How a step in a member is told of (`spec/kubefed.md §2.6`): the severity, KubeFed's reason, and how the message begins. What changed nothing
+/// and failures that are not `news` are not told of.
+pub(crate) fn of_step(
+    action: Action,
+    outcome: &Outcome,
+    changed: bool,
+    news: bool,
+) -> Option<(Severity, &'static str, &'static str)> {
+    let (reason, doing) = match (outcome, action) {
+        (Outcome::Failed(failure), _) => {
+            return news.then(|| (Severity::Warning, of_failure(failure.word), failed(action)));
+        }
+        (Outcome::Applied(_), Action::Create) => ("CreateInCluster", "Creating"),
+        (Outcome::Applied(_), _) if changed => ("UpdateInCluster", "Updating"),
+        (Outcome::Removing | Outcome::Gone, Action::Delete) => ("DeleteInCluster", "Deleting"),
+        (Outcome::Gone, Action::Unlabel) => {
+            ("RemoveManagedLabelFromInCluster", "Removing managed label from")
+        }
+        _ => return None,
+    };
+    Some((Severity::Normal, reason, doing))
+}
+
+/// How the state of a member is told of that no step led to; `None` if the steps have told of it.
+pub(crate) fn of_cluster(word: Word, deleting: bool) -> Option<(Severity, &'static str)> {
+    match word {
+        Word::WaitingForRemoval if deleting => Some((Severity::Normal, "WaitForRemovalInCluster")),
+        Word::ClusterNotReady | Word::ClusterNotFound | Word::CachedRetrievalFailed => {
+            Some((Severity::Warning, word.as_str()))
+        }
+        _ => None,
+    }
+}
+
+fn of_failure(word: Word) -> &'static str {
+    match word {
+        Word::CreationFailed => "CreateInClusterFailed",
+        Word::UpdateFailed => "UpdateInClusterFailed",
+        Word::DeletionFailed => "DeleteInClusterFailed",
+        Word::LabelRemovalFailed => "RemoveManagedLabelFromInClusterFailed",
+        Word::CreationTimedOut
+        | Word::UpdateTimedOut
+        | Word::DeletionTimedOut
+        | Word::LabelRemovalTimedOut => "OperationTimeoutError",
+        word => word.as_str(),
+    }
+}
+
+fn failed(action: Action) -> &'static str {
+    match action {
+        Action::Create => "Failed to create",
+        Action::Delete => "Failed to delete",
+        Action::Unlabel => "Failed to remove managed label from",
+        Action::Confirm => "Failed to check for deletion of",
+        Action::Update | Action::None => "Failed to update",
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -164,5 +226,99 @@ fn event(happening: Happening, name: &str, namespace: &str) -> Event {
         last_timestamp: now,
         count: Some(1),
         ..Event::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::Failure;
+    use crate::version::Version;
+
+    fn failure(word: Word) -> Outcome {
+        Outcome::Failed(Failure { word, message: "m".into(), maybe_written: false })
+    }
+
+    /// `spec/kubefed.md §2.6`: each reason that a step leads to. `EnsureFinalizerError`, `InvalidName`, `FinalizersNotSupported` and the reasons of
+    /// the condition are told of where they are found.
+    #[test]
+    fn the_reasons_of_steps_are_those_of_kubefeds_code() {
+        let applied = || Outcome::Applied(Version::Generation(1));
+        let rows = [
+            (Action::Create, applied(), "CreateInCluster", "Creating"),
+            (Action::Update, applied(), "UpdateInCluster", "Updating"),
+            (Action::Delete, Outcome::Removing, "DeleteInCluster", "Deleting"),
+            (Action::Delete, Outcome::Gone, "DeleteInCluster", "Deleting"),
+            (
+                Action::Unlabel,
+                Outcome::Gone,
+                "RemoveManagedLabelFromInCluster",
+                "Removing managed label from",
+            ),
+            (Action::Create, failure(Word::CreationFailed), "CreateInClusterFailed", "Failed to create"),
+            (Action::Update, failure(Word::UpdateFailed), "UpdateInClusterFailed", "Failed to update"),
+            (Action::Delete, failure(Word::DeletionFailed), "DeleteInClusterFailed", "Failed to delete"),
+            (
+                Action::Confirm,
+                failure(Word::DeletionFailed),
+                "DeleteInClusterFailed",
+                "Failed to check for deletion of",
+            ),
+            (
+                Action::Unlabel,
+                failure(Word::LabelRemovalFailed),
+                "RemoveManagedLabelFromInClusterFailed",
+                "Failed to remove managed label from",
+            ),
+            (Action::Create, failure(Word::CreationTimedOut), "OperationTimeoutError", "Failed to create"),
+            (Action::Update, failure(Word::UpdateTimedOut), "OperationTimeoutError", "Failed to update"),
+            (Action::Delete, failure(Word::DeletionTimedOut), "OperationTimeoutError", "Failed to delete"),
+            (
+                Action::Unlabel,
+                failure(Word::LabelRemovalTimedOut),
+                "OperationTimeoutError",
+                "Failed to remove managed label from",
+            ),
+            (Action::Create, failure(Word::AlreadyExists), "AlreadyExists", "Failed to create"),
+            (Action::Update, failure(Word::ManagedLabelFalse), "ManagedLabelFalse", "Failed to update"),
+            (Action::Update, failure(Word::ApplyOverridesFailed), "ApplyOverridesFailed", "Failed to update"),
+            (
+                Action::Update,
+                failure(Word::ComputeResourceFailed),
+                "ComputeResourceFailed",
+                "Failed to update",
+            ),
+            (Action::Update, failure(Word::RetrievalFailed), "RetrievalFailed", "Failed to update"),
+            (
+                Action::Update,
+                failure(Word::ClientRetrievalFailed),
+                "ClientRetrievalFailed",
+                "Failed to update",
+            ),
+        ];
+        for (action, outcome, reason, doing) in rows {
+            let severity =
+                if matches!(outcome, Outcome::Failed(_)) { Severity::Warning } else { Severity::Normal };
+            assert_eq!(of_step(action, &outcome, true, true), Some((severity, reason, doing)));
+        }
+    }
+
+    /// `spec/kubefed.md §2.6`: `UpdateInCluster` only when something was really updated.
+    #[test]
+    fn what_changed_nothing_and_what_was_told_already_is_not_told() {
+        assert_eq!(of_step(Action::Update, &Outcome::Applied(Version::Generation(1)), false, true), None);
+        assert_eq!(of_step(Action::Update, &failure(Word::UpdateFailed), true, false), None);
+        assert_eq!(of_step(Action::Confirm, &Outcome::Gone, true, true), None);
+    }
+
+    #[test]
+    fn a_member_that_holds_up_an_object_is_told_of() {
+        assert_eq!(
+            of_cluster(Word::WaitingForRemoval, true),
+            Some((Severity::Normal, "WaitForRemovalInCluster"))
+        );
+        assert_eq!(of_cluster(Word::WaitingForRemoval, false), None);
+        assert_eq!(of_cluster(Word::ClusterNotReady, false), Some((Severity::Warning, "ClusterNotReady")));
+        assert_eq!(of_cluster(Word::UpdateFailed, false), None, "the step has told of it");
     }
 }

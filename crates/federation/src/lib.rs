@@ -6,6 +6,8 @@
 
 mod act;
 mod cache;
+mod collect;
+mod conditions;
 mod controller;
 mod debts;
 mod dispatch;
@@ -14,6 +16,7 @@ mod events;
 pub mod explain;
 pub mod federated;
 mod host;
+mod intern;
 pub mod key;
 mod members;
 pub mod overrides;
@@ -23,6 +26,7 @@ pub mod preview;
 mod queue;
 mod records;
 pub mod report;
+mod reported;
 pub mod retain;
 mod state;
 pub mod status;

@@ -168,6 +168,8 @@ pub struct Step {
     pub word: Option<Word>,
     /// The same for people.
     pub message: String,
+    /// Whether the placement selects the member; otherwise it is only being cleaned.
+    pub selected: bool,
 }
 
 /// What to do with a copy.
@@ -191,11 +193,15 @@ pub enum Action {
 
 impl Step {
     fn new(member: &str, action: Action) -> Self {
-        Self { member: member.to_owned(), action, word: None, message: String::new() }
+        Self { member: member.to_owned(), action, word: None, message: String::new(), selected: false }
     }
 
     fn saying(member: &str, action: Action, word: Word, message: impl Into<String>) -> Self {
         Self { word: Some(word), message: message.into(), ..Self::new(member, action) }
+    }
+
+    fn selected(self) -> Self {
+        Self { selected: true, ..self }
     }
 }
 
@@ -253,7 +259,7 @@ pub fn plan(situation: &Situation<'_>) -> Plan {
     let mut steps: Vec<Step> = Vec::new();
     for (name, member) in members {
         if selection.clusters.contains(name) {
-            steps.push(context.place(name, member));
+            steps.push(context.place(name, member).selected());
         } else {
             steps.extend(context.remove(name, member, is_recorded(name), Finality::Shrunk));
         }
@@ -261,7 +267,7 @@ pub fn plan(situation: &Situation<'_>) -> Plan {
     for name in selection.unknown {
         let message =
             "no cluster of this name is registered; correct spec.placement.clusters or join the cluster";
-        steps.push(Step::saying(&name, Action::None, Word::ClusterNotFound, message));
+        steps.push(Step::saying(&name, Action::None, Word::ClusterNotFound, message).selected());
     }
     steps.sort_by(|a, b| a.member.cmp(&b.member));
     let reason = (situation.gate == Gate::NotFederated).then_some(Reason::NamespaceNotFederated);

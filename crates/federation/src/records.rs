@@ -3,7 +3,7 @@
 //! They are read once, found by the UID of the federated object that owns them, and from then on written only: this controller is
 //! their one writer.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use crate::debts::Debts;
 use crate::host;
+use crate::intern::intern;
 use crate::key::Key;
 use crate::types::TypeConfig;
 use crate::version::{self, Record};
@@ -25,8 +26,6 @@ pub(crate) struct Records {
     /// What is owed for objects that are gone; it is recorded in the same kind of object.
     pub(crate) debts: Debts,
     by_owner: Mutex<HashMap<String, Entry>>,
-    /// The names of clusters, each kept once.
-    names: Mutex<BTreeSet<Arc<str>>>,
     loaded: AtomicBool,
 }
 
@@ -68,7 +67,6 @@ impl Records {
             debts: Debts::new(host.clone(), system_namespace),
             host,
             by_owner: Mutex::default(),
-            names: Mutex::default(),
             loaded: AtomicBool::new(false),
         }
     }
@@ -109,7 +107,7 @@ impl Records {
                     object.name_any() == version::record_name(kind, &owner.name)
                 });
                 let at = if is_usual { Place::Usual } else { Place::WithGroup };
-                let record = self.compact(Record::parse(&object.data));
+                let record = compact(Record::parse(&object.data));
                 self.entries().insert(owner, Entry { record, saved: true, at });
             }
             match page.metadata.continue_.filter(|token| !token.is_empty()) {
@@ -117,22 +115,6 @@ impl Records {
                 None => return Ok(()),
             }
         }
-    }
-
-    fn compact(&self, mut record: Record) -> Arc<Record> {
-        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = std::cell::RefCell::new(&mut *names);
-        record.clusters = record.clusters.compact(|name| {
-            let mut known = known.borrow_mut();
-            match known.get(&name) {
-                Some(known) => known.clone(),
-                None => {
-                    known.insert(name.clone());
-                    name
-                }
-            }
-        });
-        Arc::new(record)
     }
 
     /// Whether [`Records::load`] has succeeded.
@@ -147,7 +129,7 @@ impl Records {
 
     /// Notes versions without writing them yet.
     pub(crate) fn remember(&self, uid: &str, record: Record) {
-        let record = self.compact(record);
+        let record = compact(record);
         let mut entries = self.entries();
         match entries.get_mut(uid) {
             Some(entry) if entry.record == record => {}
@@ -203,6 +185,12 @@ impl Records {
             }
         }
     }
+}
+
+/// A record in no more room than it needs.
+fn compact(mut record: Record) -> Arc<Record> {
+    record.clusters = record.clusters.compact(|name| intern(&name));
+    Arc::new(record)
 }
 
 impl Place {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::plan::{Action, Goal, Step, Work};
-use crate::status::{ClusterStatus, Propagation, Reason, Word};
+use crate::status::{Availability, ClusterStatus, Propagation, Reason, Remote, Sight, Word};
 use crate::version::{Hashes, Record, Version};
 
 /// What became of a step that did something.
@@ -47,27 +47,45 @@ pub enum Retry {
     Late,
 }
 
-/// The status to report. `outcomes` has those of this pass and, for steps that were not taken now, the last failures.
-pub fn status(generation: i64, work: &Work, outcomes: &BTreeMap<String, Outcome>) -> Propagation {
+/// The status to report. `outcomes` has those of this pass and, for steps that were not taken now, the last failures; `sighting` says what
+/// the members show of their copies.
+pub fn status(
+    generation: i64,
+    work: &Work,
+    outcomes: &BTreeMap<String, Outcome>,
+    has_health: bool,
+    sighting: impl Fn(&str) -> (Sight, Remote),
+) -> Propagation {
     let cluster = |step: &Step| {
-        let reported = match outcomes.get(&step.member) {
-            Some(Outcome::Failed(failure)) => {
-                ClusterStatus { word: Some(failure.word), message: failure.message.clone() }
-            }
+        let (word, message) = match outcomes.get(&step.member) {
+            Some(Outcome::Failed(failure)) => (Some(failure.word), failure.message.clone()),
             Some(Outcome::Gone | Outcome::Owed) => return None,
             Some(Outcome::Removing) => {
-                let message = "the object is being deleted in the cluster".to_owned();
-                ClusterStatus { word: Some(Word::WaitingForRemoval), message }
+                (Some(Word::WaitingForRemoval), "the object is being deleted in the cluster".to_owned())
             }
             _ if matches!(step.action, Action::Confirm | Action::Unlabel) => return None,
-            _ => ClusterStatus { word: step.word, message: step.message.clone() },
+            _ => (step.word, step.message.clone()),
         };
+        let mut reported = ClusterStatus { word, message, ..ClusterStatus::default() };
+        if step.selected {
+            let (sight, remote) = sighting(&step.member);
+            reported.sight = Some(word.map_or(sight, undone));
+            reported.remote = remote;
+        }
         Some((step.member.clone(), reported))
     };
     let clusters: BTreeMap<_, _> = work.steps.iter().filter_map(cluster).collect();
     let unfinished = clusters.values().any(|cluster| cluster.word.is_some());
     let reason = work.reason.or(unfinished.then_some(Reason::CheckClusters));
-    Propagation { generation, reason, clusters }
+    Propagation { generation, reason, clusters, has_health }
+}
+
+/// How a copy is that is not as it should be: what it does is not what it is there for.
+fn undone(word: Word) -> Sight {
+    match word {
+        Word::ClusterNotReady => Sight::Seen(Availability::ClusterNotReady, "".into()),
+        word => Sight::Seen(Availability::NotPropagated, crate::intern::intern(word.as_str())),
+    }
 }
 
 /// The versions to record after the outcomes of one pass. Clusters that are no longer registered are forgotten; all others stay
@@ -112,7 +130,11 @@ mod tests {
     use super::*;
 
     fn step(member: &str, action: Action, word: Option<Word>) -> Step {
-        Step { member: member.into(), action, word, message: String::new() }
+        Step { member: member.into(), action, word, message: String::new(), selected: true }
+    }
+
+    fn status(generation: i64, work: &Work, outcomes: &BTreeMap<String, Outcome>) -> Propagation {
+        super::status(generation, work, outcomes, true, |_| (Sight::Unheard, Remote::NotCollected))
     }
 
     fn work(goal: Goal, steps: Vec<Step>) -> Work {

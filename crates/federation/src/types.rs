@@ -27,6 +27,10 @@ pub struct TypeConfig {
     pub federated_namespaced: bool,
     /// Whether `spec.propagation` is `Enabled`.
     pub enabled: bool,
+    /// Whether `spec.statusCollection` is `Enabled`.
+    pub collects: bool,
+    /// The type of the objects that KubeFed's older way of collecting writes.
+    pub status_type: Option<ApiResource>,
 }
 
 /// Why a FederatedTypeConfig cannot be used.
@@ -76,6 +80,13 @@ impl TypeConfig {
             }));
         }
         let enabled = spec["propagation"] == "Enabled";
+        let status_type = &spec["statusType"];
+        let status_plural = federated::plural(status_type["kind"].as_str().unwrap_or_default());
+        let fields = ["spec.statusType.kind", "spec.statusType.version", "spec.statusType.scope"];
+        let status_type = status_type
+            .as_object()
+            .and_then(|_| resource(status_type, fields, &federated.group, &status_plural).ok())
+            .map(|(status_type, _)| status_type);
         Ok(Self {
             name: name.to_owned(),
             target,
@@ -83,12 +94,20 @@ impl TypeConfig {
             federated,
             federated_namespaced,
             enabled,
+            collects: spec["statusCollection"] == "Enabled",
+            status_type,
         })
     }
 
     /// Whether this is the type of FederatedNamespaces, whose targets are the namespaces themselves.
     pub fn is_namespaces(&self) -> bool {
         self.target.group.is_empty() && self.target.plural == NAMESPACES
+    }
+
+    /// The type of the objects that the status controller writes, if it runs: KubeFed's older way of collecting, for Services only and unless
+    /// `raw` statuses are collected (`spec/kubefed.md §2.8`).
+    pub fn service_status(&self, raw: bool) -> Option<ApiResource> {
+        self.status_type.clone().filter(|_| !raw && self.collects && self.enabled && self.name == "services")
     }
 
     /// The target of a federated object.
@@ -168,6 +187,33 @@ pub(crate) mod tests {
         );
         assert_eq!(types.federated.plural, "federateddeployments");
         assert_eq!(namespaces().target.api_version, "v1");
+    }
+
+    /// `spec/kubefed.md §2.8`.
+    #[test]
+    fn the_status_controller_runs_for_services_that_ask_for_it() {
+        let parse = |edit: fn(&mut Value)| {
+            let mut object = type_config("services", "Service", "v1", ["Namespaced"; 2]);
+            object["spec"]["statusCollection"] = "Enabled".into();
+            object["spec"]["statusType"] = json!({"kind": "FederatedServiceStatus", "group": "core.kubefed.io", "version": "v1alpha1", "scope": "Namespaced"});
+            edit(&mut object);
+            TypeConfig::parse(&object).unwrap()
+        };
+        let services = parse(|_| ());
+        let resource = services.service_status(false).unwrap();
+        assert_eq!(
+            (resource.plural.as_str(), resource.api_version.as_str()),
+            ("federatedservicestatuses", "core.kubefed.io/v1alpha1")
+        );
+        assert_eq!(services.service_status(true), None);
+        for types in [
+            parse(|o| o["spec"]["statusCollection"] = "Disabled".into()),
+            parse(|o| o["spec"]["statusType"] = Value::Null),
+            parse(|o| o["spec"]["propagation"] = "Disabled".into()),
+            parse(|o| o["metadata"]["name"] = "services.example.org".into()),
+        ] {
+            assert_eq!(types.service_status(false), None);
+        }
     }
 
     #[test]

@@ -367,12 +367,11 @@ impl Cluster {
     pub(crate) async fn define(&self, crd: &Value) {
         self.ensure(crd).await;
         self.established(crd["metadata"]["name"].as_str().unwrap()).await;
-        // A type is established a moment before it is served, on a real server too.
-        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        // It is served a moment after it is established, here as in any Kubernetes.
         let spec = &crd["spec"];
-        let (group, plural) = (text(&spec["group"]), text(&spec["names"]["plural"]));
-        let version = text(&spec["versions"][0]["name"]);
-        self.until(&format!("/apis/{group}/{version}/{plural}"), |_| true).await;
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        let [group, plural] = [&spec["group"], &spec["names"]["plural"]].map(text);
+        self.until(&format!("/apis/{group}/{}/{plural}", text(&spec["versions"][0]["name"])), |_| true).await;
     }
 }
 
