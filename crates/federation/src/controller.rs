@@ -20,6 +20,7 @@ use crate::engine::{Engine, Shared};
 use crate::events::Recorder;
 use crate::key::Key;
 use crate::records::Records;
+use crate::replicas::{self, Scheduler};
 use crate::types::{NAMESPACES, TypeConfig, TypeConfigError};
 
 /// How the controllers are to work.
@@ -110,6 +111,17 @@ impl Controller {
     pub async fn run(self, shutdown: CancellationToken) {
         let settings = persist("the KubeFedConfig", || self.settings());
         let Some(settings) = shutdown.run_until_cancelled(settings).await else { return };
+        let scheduler = settings.scheduler.clone().map(|options| {
+            let scheduler = Scheduler::new(self.host.clone(), self.registry.clone(), options);
+            tokio::spawn(scheduler.run(shutdown.child_token()))
+        });
+        self.propagate(settings, shutdown).await;
+        if let Some(Err(error)) = futures::future::OptionFuture::from(scheduler).await {
+            tracing::error!(%error, "the replica scheduler ended abnormally");
+        }
+    }
+
+    async fn propagate(&self, settings: Settings, shutdown: CancellationToken) {
         if !settings.propagates {
             tracing::info!("propagation is turned off by the feature gate {}", feature::PUSH_RECONCILER);
             return shutdown.cancelled().await;
@@ -285,6 +297,8 @@ struct Settings {
     adopt: bool,
     concurrency: usize,
     propagates: bool,
+    /// How replicas are scheduled, if they are.
+    scheduler: Option<replicas::Options>,
 }
 
 impl Settings {
@@ -302,6 +316,7 @@ impl Settings {
                 .and_then(|n| usize::try_from(n).ok())
                 .unwrap_or_default(),
             propagates: !spec.is_some_and(|spec| spec.feature_gates.iter().any(is_off)),
+            scheduler: replicas::Options::of(config, namespace),
         }
     }
 }
@@ -385,15 +400,26 @@ mod tests {
     #[test]
     fn settings_have_kubefeds_defaults() {
         let default = Settings::of(None, "ns");
-        assert_eq!(default, Settings { only_namespace: None, adopt: true, concurrency: 0, propagates: true });
+        let scheduler = replicas::Options::of(None, "ns");
+        let expected =
+            Settings { only_namespace: None, adopt: true, concurrency: 0, propagates: true, scheduler };
+        assert_eq!(default, expected);
         let config: KubeFedConfig = serde_json::from_value(json!({"metadata": {"name": "kubefed"}, "spec": {
             "scope": "Namespaced",
             "syncController": {"adoptResources": "Disabled", "maxConcurrentReconciles": 3},
             "featureGates": [{"name": "PushReconciler", "configuration": "Disabled"}],
         }}))
         .unwrap();
-        let expected =
-            Settings { only_namespace: Some("ns".into()), adopt: false, concurrency: 3, propagates: false };
-        assert_eq!(Settings::of(Some(&config), "ns"), expected);
+        let settings = Settings::of(Some(&config), "ns");
+        let scheduler = replicas::Options::of(Some(&config), "ns");
+        assert!(scheduler.is_some());
+        let expected = Settings {
+            only_namespace: Some("ns".into()),
+            adopt: false,
+            concurrency: 3,
+            propagates: false,
+            scheduler,
+        };
+        assert_eq!(settings, expected);
     }
 }
