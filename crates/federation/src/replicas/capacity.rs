@@ -16,7 +16,7 @@ pub struct Target {
     pub replicas: i64,
     /// `status.readyReplicas`.
     pub ready: i64,
-    /// `spec.selector`, as the query of a list.
+    /// `spec.selector`, as the query of a list; none if it does not tell its Pods from others'.
     pub selector: Option<String>,
 }
 
@@ -28,7 +28,9 @@ impl Target {
         Self {
             replicas: object["spec"]["replicas"].as_i64().unwrap_or_default(),
             ready: object["status"]["readyReplicas"].as_i64().unwrap_or_default(),
-            selector: selector.map(|selector| selector.to_string()),
+            selector: selector
+                .filter(|selector| !selector.is_everything())
+                .map(|selector| selector.to_string()),
         }
     }
 
@@ -152,7 +154,9 @@ mod tests {
         assert!(target.is_complete());
         assert_eq!(target.complete().current, 3);
         assert_eq!(target.selector.as_deref(), Some("app=web,tier in (a,b)"));
-        assert_eq!(Target::of(&json!({})), Target { replicas: 0, ready: 0, selector: None });
+        for nothing in [json!({}), json!({"spec": {"selector": {}}})] {
+            assert_eq!(Target::of(&nothing), Target { replicas: 0, ready: 0, selector: None });
+        }
     }
 
     /// `spec/kubefed.md §6 (21)`

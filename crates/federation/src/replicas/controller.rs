@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use hansa_api::{FederatedTypeConfig, ReplicaSchedulingPreference};
+use hansa_api::{FederatedTypeConfig, KubeFedCluster, ReplicaSchedulingPreference};
 use hansa_cluster::{Change as MemberChange, Informers, Registry};
+use jiff::Timestamp;
 use kube::Client;
 use kube::api::{Api, DynamicObject};
 use kube::core::ApiResource;
@@ -253,6 +254,25 @@ impl Shared {
         federated.watch(api, |_| (), changed, stop).await;
     }
 
+    /// Since when a member is not ready by what is written on the host.
+    async fn recorded_absence(&self, member: &str) -> Option<Instant> {
+        let api: Api<KubeFedCluster> = Api::namespaced(self.host.clone(), &self.options.namespace);
+        let cluster = match api.get(member).await {
+            Ok(cluster) => cluster,
+            Err(error) => {
+                tracing::debug!(member, %error, "since when a member is not ready cannot be read; taking it to be just now");
+                return None;
+            }
+        };
+        let conditions = cluster.status.map(|status| status.conditions).unwrap_or_default();
+        let is_ready =
+            conditions.iter().any(|condition| condition.r#type == "Ready" && condition.status == "True");
+        let since =
+            conditions.iter().filter_map(|condition| Some(condition.last_transition_time.as_ref()?.0)).max();
+        let away = Duration::try_from(Timestamp::now().duration_since(since.filter(|_| !is_ready)?)).ok()?;
+        Instant::now().checked_sub(away)
+    }
+
     /// Notes since when members are not ready, and looks at everything when one changes.
     async fn follow_members(&self, stop: &CancellationToken) {
         let mut changes = self.registry.changes();
@@ -265,12 +285,15 @@ impl Shared {
                 .map(|(name, member)| (name.clone(), member.ready, member.connection, member.labels.clone()))
                 .collect();
             if snapshot.synced && before != now {
-                {
-                    let mut absences = lock(&self.absences);
-                    absences.retain(|name, _| snapshot.members.get(name).is_some_and(|member| !member.ready));
-                    for (name, ..) in now.iter().filter(|(_, ready, ..)| !ready) {
-                        absences.entry(name.clone()).or_insert_with(Instant::now);
+                lock(&self.absences)
+                    .retain(|name, _| snapshot.members.get(name).is_some_and(|member| !member.ready));
+                for (name, ..) in now.iter().filter(|(_, ready, ..)| !ready) {
+                    if lock(&self.absences).contains_key(name) {
+                        continue;
                     }
+                    // Who was away already when the control plane started has been away for longer than that.
+                    let since = if before.is_empty() { self.recorded_absence(name).await } else { None };
+                    lock(&self.absences).insert(name.clone(), since.unwrap_or_else(Instant::now));
                 }
                 before = now;
                 self.look_at_all(Duration::ZERO);

@@ -86,12 +86,14 @@ impl Shared {
             Ok(outcome) => outcome,
             Err(Stop::Idle) => Outcome::default(),
             Err(Stop::Told(note)) => Outcome { notes: [note].into(), again: None },
+            // Somebody else wrote at the same time, or deleted the object.
+            Err(Stop::Failed(_, kube::Error::Api(status))) if matches!(status.code, 404 | 409) => {
+                return Some(AT_ONCE);
+            }
             Err(Stop::Failed(what, error)) => {
-                let is_race = matches!(&error, kube::Error::Api(status) if status.code == 409);
-                if !is_race {
-                    tracing::warn!(preference = %key, %error, "{what}; trying again");
-                }
-                return Some(if is_race { AT_ONCE } else { SOON });
+                tracing::warn!(preference = %key, %error, "{what}; trying again");
+                let note = Note { reason: "SchedulingFailed", message: format!("{what}: {error}") };
+                Outcome { notes: [note].into(), again: Some(SOON) }
             }
         };
         let new: Vec<Note> = {

@@ -18,7 +18,7 @@ pub mod schedule;
 use std::time::Duration;
 
 use hansa_api::kubefed::{KubeFedConfig, Scope};
-use hansa_api::{Settings, names};
+use hansa_api::names;
 
 pub use controller::Scheduler;
 
@@ -50,7 +50,7 @@ impl Options {
     /// What the KubeFedConfig of a control plane in `namespace` asks for; `None` where its feature gate SchedulerPreferences is off.
     pub fn of(config: Option<&KubeFedConfig>, namespace: &str) -> Option<Self> {
         let settings = config.map(|config| config.spec.settings());
-        let settings = settings.and_then(Result::ok).unwrap_or_else(Settings::default);
+        let settings = settings.and_then(Result::ok).unwrap_or_default();
         let is_namespaced = config.is_some_and(|config| config.spec.scope == Scope::Namespaced);
         settings.scheduler_preferences.then(|| Self {
             namespace: namespace.to_owned(),

@@ -108,7 +108,6 @@ async fn ask(client: Client, target: &ApiResource, key: &Key) -> kube::Result<Re
     let target = Target::of(&copy.data);
     let pods = !target.is_complete();
     let count = match &target.selector {
-        // Without a selector there are no Pods to tell from others'.
         None => Count { current: target.ready, ..Count::default() },
         Some(_) if !pods => target.complete(),
         Some(selector) => {

@@ -1,5 +1,7 @@
 //! A federation in one process: a host, members, the registry and the controllers, with every request to a cluster counted and cuttable.
 
+#![allow(dead_code)] // each suite uses its own part of these
+
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -34,6 +36,7 @@ pub(crate) struct Cluster {
 pub(crate) struct Door {
     cut: AtomicBool,
     stalled: AtomicBool,
+    mute: AtomicBool,
     written: Mutex<Vec<String>>,
 }
 
@@ -48,10 +51,16 @@ impl Door {
         self.stalled.store(true, Ordering::SeqCst);
     }
 
+    /// From now on the cluster is well, but does not answer when it is asked for Pods.
+    pub(crate) fn mute(&self) {
+        self.mute.store(true, Ordering::SeqCst);
+    }
+
     /// It answers again.
     pub(crate) fn mend(&self) {
         self.cut.store(false, Ordering::SeqCst);
         self.stalled.store(false, Ordering::SeqCst);
+        self.mute.store(false, Ordering::SeqCst);
     }
 
     /// The writes since this was last asked, but for events.
@@ -79,6 +88,9 @@ impl Cluster {
                     door.written.lock().unwrap().push(format!("{} {path}", request.method()));
                 }
                 while is_write && door.stalled.load(Ordering::SeqCst) {
+                    sleep(Duration::from_millis(20)).await;
+                }
+                while path.ends_with("/pods") && door.mute.load(Ordering::SeqCst) {
                     sleep(Duration::from_millis(20)).await;
                 }
                 inner.request(request).await.map_err(std::io::Error::other)
@@ -219,8 +231,8 @@ impl World {
         world
     }
 
-    /// Starts and registers a member.
-    async fn join(&mut self, name: &str) {
+    /// Starts and registers a member, which is known to the control plane from its next start.
+    pub(crate) async fn join(&mut self, name: &str) {
         self.members.insert(name.to_owned(), Cluster::start(name).await);
         let namespace = names::SYSTEM_NAMESPACE;
         let secret = json!({
