@@ -339,7 +339,7 @@ async fn the_selectors_of_object_and_namespace_narrow_the_clusters_if_asked_to()
     world.stop().await;
 }
 
-/// `spec/kubefed.md §6 (28)`
+/// `spec/kubefed.md §6 (24), (28)`
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_kind_that_is_not_scheduled_is_said_once_and_nothing_is_written() {
     let mut world = shop(2, on(&["m1"])).await;
@@ -358,6 +358,10 @@ async fn a_kind_that_is_not_scheduled_is_said_once_and_nothing_is_written() {
     assert_eq!(rewrites(&world), 1);
     let events = said(&world, "InvalidTargetKind").await;
     assert_eq!((events.len(), events[0]["count"].as_i64()), (1, Some(1)));
+    // A cluster that gets nothing keeps its copy, as with KubeFed.
+    world.host.patch(RSP, json!({"spec": {"clusters": {"m1": {"weight": 1}}}})).await;
+    scheduled(&world, &[("m1", 4), ("m2", 0)]).await;
+    world.member("m2").until(WEB, |copy| copy["spec"]["replicas"] == 0).await;
     world.stop().await;
 }
 
@@ -388,5 +392,43 @@ async fn replicas_are_scheduled_while_their_type_is_propagated() {
         .until(WEB, |copy| copy["spec"]["paused"] == true && copy["spec"]["replicas"] == 3)
         .await;
     assert_eq!(rewrites(&world), 0);
+    world.stop().await;
+}
+
+/// `spec/kubefed.md §2.1` item 2: a control plane of one namespace schedules there, and needs no FederatedNamespace.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn in_a_control_plane_of_one_namespace_replica_sets_are_scheduled_there() {
+    const NAMESPACE: &str = "kube-federation-system";
+    let mut world = World::start(2).await;
+    world.stop().await;
+    let path = format!("{SYSTEM}/kubefedconfigs/kubefed");
+    world.host.delete(&path).await;
+    world
+        .host
+        .create(&json!({
+            "apiVersion": "core.kubefed.io/v1beta1", "kind": "KubeFedConfig",
+            "metadata": {"name": "kubefed", "namespace": NAMESPACE}, "spec": {"scope": "Namespaced"},
+        }))
+        .await;
+    for member in world.members.values() {
+        member
+            .create(&json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}))
+            .await;
+    }
+    world.run();
+    let mut object = deployment(json!({"clusterSelector": {"matchLabels": {"name": "m2"}}}));
+    object["kind"] = "FederatedReplicaSet".into();
+    let asked = json!({"targetKind": "FederatedReplicaSet", "intersectWithClusterSelector": true});
+    let mut preference = preference(3, asked);
+    for object in [&mut object, &mut preference] {
+        object["metadata"]["namespace"] = NAMESPACE.into();
+        world.host.create(object).await;
+    }
+    let federated = format!("/apis/types.kubefed.io/v1beta1/namespaces/{NAMESPACE}/federatedreplicasets/web");
+    let object = world.host.until(&federated, |object| !told(object).is_empty()).await;
+    assert_eq!((told(&object), placed(&object)), ([("m2".to_owned(), 3)].into(), vec!["m2"]));
+    let copy = format!("/apis/apps/v1/namespaces/{NAMESPACE}/replicasets/web");
+    world.member("m2").until(&copy, |copy| copy["spec"]["replicas"] == 3).await;
+    assert_eq!(world.member("m1").get(&copy).await, None);
     world.stop().await;
 }

@@ -1,6 +1,6 @@
 //! The scheduler's watches and workers: what may change a schedule puts the preference into a queue.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -140,6 +140,27 @@ impl Config {
     }
 }
 
+/// The types to run, by federated kind, each with the type of FederatedNamespaces.
+type Wanted = BTreeMap<&'static str, (TypeConfig, Option<ApiResource>)>;
+
+/// Those types run that are propagated and that some preference asks for: without preferences nothing is watched. As for propagation, there
+/// must be the type of namespaces, unless the control plane is that of one namespace.
+fn wanted(
+    config: impl Fn(&str) -> Option<Arc<Config>>,
+    asked: &BTreeSet<&'static str>,
+    only_namespace: bool,
+) -> Wanted {
+    let namespaces = config(NAMESPACES).and_then(|config| Some(config.usable()?.federated.clone()));
+    let can_run = namespaces.is_some() || only_namespace;
+    let wanted =
+        KINDS.iter().filter(|(kind, _)| can_run && asked.contains(kind)).filter_map(|(kind, name)| {
+            let config = config(name)?;
+            let types = config.usable().filter(|types| types.enabled && types.federated.kind == *kind)?;
+            Some((*kind, (types.clone(), namespaces.clone())))
+        });
+    wanted.collect()
+}
+
 impl Shared {
     /// A type on the host: in one namespace, or wherever the control plane reaches.
     pub(super) fn api(&self, resource: &ApiResource, namespace: Option<&str>) -> Api<DynamicObject> {
@@ -168,19 +189,11 @@ impl Shared {
         self.preferences.keys().into_iter().for_each(|key| self.queue.add_after(key, delay));
     }
 
-    /// The types to run: those that are propagated and that some preference is about. Without preferences nothing is watched.
-    fn wanted(&self) -> BTreeMap<&'static str, (TypeConfig, Option<ApiResource>)> {
-        let namespaces = self.configs.get(&Key::new(&self.options.namespace, NAMESPACES));
-        let namespaces = namespaces.as_ref().and_then(|config| config.usable());
-        let asked: Vec<_> =
-            self.preferences.entries().iter().filter_map(|(_, preference)| preference.kind()).collect();
-        let wanted = KINDS.iter().filter(|(kind, _)| asked.contains(kind)).filter_map(|(kind, name)| {
-            let config = self.configs.get(&Key::new(&self.options.namespace, name))?;
-            let types = config.usable().filter(|types| types.enabled && types.federated.kind == *kind)?;
-            let can_run = namespaces.is_some() || self.options.only_namespace.is_some();
-            can_run.then(|| (*kind, (types.clone(), namespaces.map(|types| types.federated.clone()))))
-        });
-        wanted.collect()
+    fn wanted(&self) -> Wanted {
+        let config = |name: &str| self.configs.get(&Key::new(&self.options.namespace, name));
+        let preferences = self.preferences.entries();
+        let asked = preferences.iter().filter_map(|(_, preference)| preference.kind()).collect();
+        wanted(config, &asked, self.options.only_namespace.is_some())
     }
 
     /// Starts and stops the watches of types.
@@ -303,5 +316,68 @@ impl Shared {
                 changed = changes.changed() => if changed.is_err() { return },
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::tests::type_config;
+
+    fn config(name: &str, edit: impl Fn(&mut Value)) -> Option<Arc<Config>> {
+        let mut object = match name {
+            NAMESPACES => type_config(name, "Namespace", "v1", ["Cluster", "Namespaced"]),
+            "replicasets.apps" => type_config(name, "ReplicaSet", "v1", ["Namespaced"; 2]),
+            _ => type_config(name, "Deployment", "v1", ["Namespaced"; 2]),
+        };
+        edit(&mut object);
+        Some(Arc::new(Config::project(&object)))
+    }
+
+    fn kinds(
+        config: impl Fn(&str) -> Option<Arc<Config>>,
+        asked: &[&'static str],
+        only_namespace: bool,
+    ) -> Vec<&'static str> {
+        wanted(config, &asked.iter().copied().collect(), only_namespace).into_keys().collect()
+    }
+
+    const BOTH: [&str; 2] = ["FederatedDeployment", "FederatedReplicaSet"];
+
+    #[test]
+    fn only_types_that_a_preference_asks_for_run() {
+        let all = |name: &str| config(name, |_| ());
+        assert_eq!(kinds(all, &BOTH, false), BOTH);
+        assert_eq!(kinds(all, &BOTH[1..], false), BOTH[1..]);
+        assert_eq!(kinds(all, &[], false), [""; 0]);
+    }
+
+    /// `spec/kubefed.md §2.10`
+    #[test]
+    fn a_type_runs_while_it_is_propagated() {
+        let edits: [fn(&mut Value); 4] = [
+            |object| object["spec"]["propagation"] = "Disabled".into(),
+            |object| object["metadata"]["deletionTimestamp"] = "2030-01-01T00:00:00Z".into(),
+            |object| object["spec"]["federatedType"]["kind"] = "FederatedDaemon".into(),
+            |object| object["spec"]["targetType"]["kind"] = Value::Null,
+        ];
+        for edit in edits {
+            let configs = |name: &str| {
+                config(name, |object| {
+                    if name == "deployments.apps" {
+                        edit(object)
+                    }
+                })
+            };
+            assert_eq!(kinds(configs, &BOTH, false), BOTH[1..]);
+        }
+    }
+
+    /// `spec/kubefed.md §0` item 17, `§2.10`
+    #[test]
+    fn without_the_type_of_namespaces_nothing_runs_unless_there_is_but_one() {
+        let configs = |name: &str| config(name, |_| ()).filter(|_| name != NAMESPACES);
+        assert_eq!(kinds(configs, &BOTH, false), [""; 0]);
+        assert_eq!(kinds(configs, &BOTH, true), BOTH);
     }
 }

@@ -376,3 +376,73 @@ fn unreadable(error: PlacementError) -> Stop {
 fn failed(what: &str) -> impl Fn(kube::Error) -> Stop {
     move |error| Stop::Failed(what.to_owned(), error)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DELAY: Duration = Duration::from_secs(60);
+
+    fn counted(count: Count) -> Reading {
+        Reading::Counted { version: "1".to_owned(), pods: true, count }
+    }
+
+    fn unknown() -> Reading {
+        Reading::Unknown("it does not answer".to_owned())
+    }
+
+    #[test]
+    fn a_member_that_can_be_read_is_seen() {
+        let count = Count { current: 3, capacity: Some(4), undecided: false };
+        let seen = Standing::Seen { current: Some(3), capacity: Some(4) };
+        assert_eq!(standing(&counted(count), None, None, None, DELAY), Some(seen));
+        let absent = Standing::Seen { current: None, capacity: None };
+        assert_eq!(standing(&Reading::Absent, Some(5), Some(1), None, DELAY), Some(absent));
+    }
+
+    /// `spec/kubefed.md §6 (29)`
+    #[test]
+    fn a_member_is_lost_only_when_it_was_not_ready_for_long() {
+        let standing = |told, absence: Option<u64>| {
+            standing(&unknown(), told, Some(4), absence.map(Duration::from_secs), DELAY)
+        };
+        let away = Some(Standing::Away { planned: 5, capacity: Some(4) });
+        assert_eq!(standing(Some(5), Some(59)), away);
+        assert_eq!(standing(Some(5), Some(60)), Some(Standing::Lost { planned: 5 }));
+        // Ready, but not to be read.
+        assert_eq!(standing(Some(5), None), away);
+        // Where nothing was told, nothing is to be kept.
+        assert_eq!(standing(None, Some(0)), None);
+    }
+
+    /// `spec/kubefed.md §6 (22)`: KubeFed heeded only the last of its clusters.
+    #[test]
+    fn whichever_member_is_undecided_everything_is_looked_at_again() {
+        let undecided = counted(Count { undecided: true, ..Count::default() });
+        let full = counted(Count { capacity: Some(1), ..Count::default() });
+        let fine = counted(Count::default());
+        for (readings, again) in [
+            ([&undecided, &fine, &fine], Some(SOON)),
+            ([&full, &undecided, &fine], Some(SOON)),
+            ([&full, &fine, &fine], Some(LATER)),
+            ([&fine, &fine, &fine], None),
+        ] {
+            let mut outcome = Outcome::default();
+            for reading in readings {
+                let standing = standing(reading, None, None, None, DELAY);
+                report("m1", reading, true, standing, DELAY, &mut outcome);
+            }
+            assert_eq!(outcome.again, again);
+        }
+    }
+
+    #[test]
+    fn a_ready_member_that_cannot_be_read_is_asked_again_whether_it_was_told_anything_or_not() {
+        for told in [None, Some(2)] {
+            let mut outcome = Outcome::default();
+            let standing = standing(&unknown(), told, None, None, DELAY);
+            report("m1", &unknown(), true, standing, DELAY, &mut outcome);
+            assert_eq!((outcome.again, outcome.notes.len()), (Some(SOON), told.iter().count()));
+        }
+    }
+}

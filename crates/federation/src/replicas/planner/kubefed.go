@@ -1,13 +1,13 @@
-// Prints plans of KubeFed's own planner for random inputs, one JSON object per line: `go run . SEED COUNT`.
+// Prints plans of KubeFed's own planner for random inputs, one JSON object per line: `go run . SEED COUNT`, in a module
+// that requires sigs.k8s.io/kubefed v0.10.0.
 package main
 
 import (
+	"bufio"
 	"encoding/json"
 	"math/rand"
 	"os"
 	"strconv"
-
-	"bufio"
 
 	api "sigs.k8s.io/kubefed/pkg/apis/scheduling/v1alpha1"
 	"sigs.k8s.io/kubefed/pkg/controller/util/planner"
