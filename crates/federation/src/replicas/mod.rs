@@ -14,6 +14,7 @@ pub mod planner;
 mod preference;
 mod read;
 pub mod schedule;
+mod standing;
 
 use std::time::Duration;
 
