@@ -21,6 +21,7 @@ use crate::engine::{Engine, Shared};
 use crate::events::Recorder;
 use crate::key::Key;
 use crate::records::Records;
+use crate::replicas::{self, Scheduler};
 use crate::types::{NAMESPACES, TypeConfig, TypeConfigError};
 
 /// How the controllers are to work.
@@ -115,6 +116,17 @@ impl Controller {
     pub async fn run(self, shutdown: CancellationToken) {
         let settings = persist("the KubeFedConfig", || self.settings());
         let Some(settings) = shutdown.run_until_cancelled(settings).await else { return };
+        let scheduler = settings.scheduler.clone().map(|options| {
+            let scheduler = Scheduler::new(self.host.clone(), self.registry.clone(), options);
+            tokio::spawn(scheduler.run(shutdown.child_token()))
+        });
+        self.propagate(settings, shutdown).await;
+        if let Some(Err(error)) = futures::future::OptionFuture::from(scheduler).await {
+            tracing::error!(%error, "the replica scheduler ended abnormally");
+        }
+    }
+
+    async fn propagate(&self, settings: Settings, shutdown: CancellationToken) {
         if !settings.propagates {
             tracing::info!("propagation is turned off by the feature gate {}", feature::PUSH_RECONCILER);
             return shutdown.cancelled().await;
@@ -299,6 +311,8 @@ struct Settings {
     raw_status: bool,
     concurrency: usize,
     propagates: bool,
+    /// How replicas are scheduled, if they are.
+    scheduler: Option<replicas::Options>,
 }
 
 impl Settings {
@@ -318,6 +332,7 @@ impl Settings {
                 .and_then(|n| usize::try_from(n).ok())
                 .unwrap_or_default(),
             propagates: !is(feature::PUSH_RECONCILER, Switch::Disabled),
+            scheduler: replicas::Options::of(config, namespace),
         }
     }
 }
@@ -401,12 +416,14 @@ mod tests {
     #[test]
     fn settings_have_kubefeds_defaults() {
         let default = Settings::of(None, "ns");
+        let scheduler = replicas::Options::of(None, "ns");
         let expected = Settings {
             only_namespace: None,
             adopt: true,
             raw_status: false,
             concurrency: 0,
             propagates: true,
+            scheduler,
         };
         assert_eq!(default, expected);
         let config: KubeFedConfig = serde_json::from_value(json!({"metadata": {"name": "kubefed"}, "spec": {
@@ -418,13 +435,17 @@ mod tests {
             ],
         }}))
         .unwrap();
+        let settings = Settings::of(Some(&config), "ns");
+        let scheduler = replicas::Options::of(Some(&config), "ns");
+        assert!(scheduler.is_some());
         let expected = Settings {
             only_namespace: Some("ns".into()),
             adopt: false,
             raw_status: true,
             concurrency: 3,
             propagates: false,
+            scheduler,
         };
-        assert_eq!(Settings::of(Some(&config), "ns"), expected);
+        assert_eq!(settings, expected);
     }
 }

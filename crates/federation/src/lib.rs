@@ -2,7 +2,7 @@
 //!
 //! What decides is pure: [`plan`] says what to do about one federated object, from [`placement`], the recorded [`version`]s and what is
 //! observed in the members; [`template`], [`overrides`] and [`retain`] say what a member's copy looks like; [`report`] and [`status`] say what
-//! came of it. The contract is `spec/kubefed.md`.
+//! came of it; [`replicas`] divides replicas among members. The contract is `spec/kubefed.md`.
 
 mod act;
 mod cache;
@@ -25,6 +25,7 @@ pub mod plan;
 pub mod preview;
 mod queue;
 mod records;
+pub mod replicas;
 pub mod report;
 mod reported;
 pub mod retain;

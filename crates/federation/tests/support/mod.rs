@@ -37,6 +37,7 @@ pub(crate) struct Cluster {
 pub(crate) struct Door {
     cut: AtomicBool,
     stalled: AtomicBool,
+    mute: AtomicBool,
     written: Mutex<Vec<String>>,
     instead: Mutex<Option<Instead>>,
 }
@@ -55,10 +56,16 @@ impl Door {
         self.stalled.store(true, Ordering::SeqCst);
     }
 
+    /// From now on the cluster is well, but does not answer when it is asked for Pods.
+    pub(crate) fn mute(&self) {
+        self.mute.store(true, Ordering::SeqCst);
+    }
+
     /// It answers again.
     pub(crate) fn mend(&self) {
         self.cut.store(false, Ordering::SeqCst);
         self.stalled.store(false, Ordering::SeqCst);
+        self.mute.store(false, Ordering::SeqCst);
         *self.instead.lock().unwrap() = None;
     }
 
@@ -99,6 +106,9 @@ impl Cluster {
                     door.written.lock().unwrap().push(format!("{} {path}", request.method()));
                 }
                 while is_write && door.stalled.load(Ordering::SeqCst) {
+                    sleep(Duration::from_millis(20)).await;
+                }
+                while path.ends_with("/pods") && door.mute.load(Ordering::SeqCst) {
                     sleep(Duration::from_millis(20)).await;
                 }
                 let instead = door.instead.lock().unwrap().clone();
@@ -275,8 +285,8 @@ impl World {
         world
     }
 
-    /// Registers a member.
-    async fn join(&mut self, name: &str, member: Cluster) {
+    /// Registers a member, which is known to the control plane from its next start.
+    pub(crate) async fn join(&mut self, name: &str, member: Cluster) {
         self.members.insert(name.to_owned(), member);
         let namespace = names::SYSTEM_NAMESPACE;
         let secret = json!({
