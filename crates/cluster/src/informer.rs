@@ -229,6 +229,11 @@ impl Informers {
             .unwrap_or_default()
     }
 
+    /// How many objects there are in all members together.
+    pub fn count(&self) -> usize {
+        self.table.read().objects.values().map(|held| held.1.len()).sum()
+    }
+
     /// The names of all objects that some member has.
     pub fn keys(&self) -> Vec<Arc<ObjectKey>> {
         self.table.read().objects.values().map(|held| held.0.clone()).collect()

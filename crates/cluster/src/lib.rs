@@ -10,12 +10,15 @@ pub mod informer;
 mod join;
 pub mod leader;
 mod listed;
+mod lock;
 mod marks;
 mod member;
+mod places;
 mod reconcile;
 mod register;
 mod registry;
 mod remote;
+mod tokens;
 
 pub use controller::ControllerOptions;
 pub use informer::{Change, Informers, Lookup, ObjectKey, Observed, Subscription};
