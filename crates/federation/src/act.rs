@@ -42,6 +42,7 @@ struct Attempt {
     basis: Basis,
     target: Target,
     seen: Option<Copy>,
+    counted: hansa_metrics::Member,
 }
 
 impl Engine {
@@ -141,8 +142,10 @@ impl Engine {
         seen: &Seen,
     ) -> Result<Attempt, Outcome> {
         let snapshot = self.shared.registry.members();
-        let client = snapshot.members.get(&step.member).and_then(|member| member.client.clone());
-        let (Some(client), Some((connection, observation))) = (client, seen.get(&step.member)) else {
+        let member = snapshot.members.get(&step.member);
+        let client = member.and_then(|member| Some((member.client.clone()?, member.counted.clone())));
+        let (Some((client, counted)), Some((connection, observation))) = (client, seen.get(&step.member))
+        else {
             let message =
                 "there is no client for the cluster; see the conditions of its KubeFedCluster".to_owned();
             return Err(Outcome::Failed(Failure {
@@ -183,7 +186,7 @@ impl Engine {
             },
             delete_options: federated.map(|federated| federated.delete_options.clone()).unwrap_or_default(),
         };
-        Ok(Attempt { step: step.clone(), basis, target, seen })
+        Ok(Attempt { step: step.clone(), basis, target, seen, counted })
     }
 
     /// One step in one member, until it ends.
@@ -194,7 +197,8 @@ impl Engine {
         source: Option<&Source>,
         attempt: Attempt,
     ) {
-        let Attempt { step, basis, target, seen } = attempt;
+        let Attempt { step, basis, target, seen, counted } = attempt;
+        let began = Instant::now();
         let done = match source.filter(|_| matches!(step.action, Action::Create | Action::Update)) {
             Some(Source { body, overrides }) => {
                 let needs_live = template::needs_live(&self.types, body);
@@ -205,6 +209,16 @@ impl Engine {
             }
             None => target.remove(step.action, seen.as_ref()).await,
         };
+        counted.requested(began.elapsed());
+        let counts = match step.action {
+            Action::Create => Some(hansa_metrics::Action::Create),
+            Action::Update => Some(hansa_metrics::Action::Update),
+            Action::Delete => Some(hansa_metrics::Action::Delete),
+            Action::Confirm | Action::Unlabel | Action::None => None,
+        };
+        if let Some(action) = counts.filter(|_| !matches!(done.outcome, Outcome::Failed(_))) {
+            self.shared.metrics.dispatched(action, began.elapsed());
+        }
         let hashes = federated.map(|federated| federated.hashes.clone()).unwrap_or_default();
         let before = seen.map(|copy| copy.resource_version);
         let mut states = lock(&self.states);

@@ -7,6 +7,7 @@ use std::time::Duration;
 use hansa_api::kubefed::{Scope, Switch, feature};
 use hansa_api::{FederatedTypeConfig, KubeFedConfig, names};
 use hansa_cluster::Registry;
+use hansa_metrics::Metrics;
 use kube::Client;
 use kube::api::{Api, DynamicObject, Patch, PatchParams};
 use kube::core::ApiResource;
@@ -31,6 +32,10 @@ pub struct Options {
     pub concurrency: usize,
     /// How long an object waits for slow members before its status is written without them; they are not given up.
     pub patience: Duration,
+    /// The KubeFedConfig, if it was read already; otherwise the host's is read.
+    pub config: Option<KubeFedConfig>,
+    /// What is counted.
+    pub metrics: Metrics,
 }
 
 impl Default for Options {
@@ -39,6 +44,8 @@ impl Default for Options {
             namespace: names::SYSTEM_NAMESPACE.to_owned(),
             concurrency: 32,
             patience: Duration::from_secs(2),
+            config: None,
+            metrics: Metrics::default(),
         }
     }
 }
@@ -126,6 +133,7 @@ impl Controller {
             adopt: settings.adopt,
             concurrency: self.options.concurrency.max(settings.concurrency),
             patience: self.options.patience,
+            metrics: self.options.metrics.clone(),
             namespaces: Mutex::default(),
             namespace_changes: broadcast::channel(1_024).0,
         });
@@ -144,6 +152,9 @@ impl Controller {
     }
 
     async fn settings(&self) -> kube::Result<Settings> {
+        if let Some(config) = &self.options.config {
+            return Ok(Settings::of(Some(config), &self.options.namespace));
+        }
         let api: Api<KubeFedConfig> = Api::namespaced(self.host.clone(), &self.options.namespace);
         let config = api.get_opt(names::KUBEFED_CONFIG).await?;
         tracing::info!(

@@ -45,6 +45,11 @@ impl Members {
         found.into_iter().map(|(member, lookup)| (member, observe(lookup))).collect()
     }
 
+    /// How many copies there are, in all members together.
+    pub(crate) fn count(&self) -> usize {
+        self.informers.count()
+    }
+
     /// The names of all copies.
     pub(crate) fn keys(&self) -> Vec<Key> {
         self.informers.keys().iter().map(|key| Key::new(&key.namespace, &key.name)).collect()
