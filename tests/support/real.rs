@@ -106,7 +106,7 @@ impl Cluster {
     }
 
     /// A kubeconfig of the same cluster that carries the administrator's bearer token.
-    fn token_kubeconfig(&self, file: &Path) -> PathBuf {
+    pub fn token_kubeconfig(&self, file: &Path) -> PathBuf {
         let text = fs::read_to_string(&self.kubectl.kubeconfig).unwrap();
         let mut config: Value = serde_json::from_str(&text).unwrap();
         config["users"][0]["user"] = json!({"token": ADMIN_TOKEN});
