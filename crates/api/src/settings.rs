@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use serde_json::{Map, Value};
 use thiserror::Error;
 
 use crate::kubefed::{
@@ -25,6 +26,14 @@ pub enum SettingsError {
         "KubeFedConfig: spec.leaderElect.renewDeadline must be greater than 1.2 times spec.leaderElect.retryPeriod"
     )]
     RenewTooShort,
+    /// A field is not what it should be.
+    #[error("KubeFedConfig: {field}: {problem}")]
+    Malformed {
+        /// The field, as `spec.leaderElect.resourceLock`.
+        field: String,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// The same feature twice.
     #[error("KubeFedConfig: spec.featureGates names {0:?} twice; keep one of the entries")]
     DuplicateFeature(String),
@@ -35,11 +44,16 @@ pub enum SettingsError {
 pub struct Settings {
     /// Whether all namespaces are served or only the control plane's own.
     pub scope: Scope,
-    /// Wait before reconciling on a cluster that became ready.
+    /// KubeFed waited so long before it reconciled on a cluster that became ready, because it rebuilt that cluster's caches for every type
+    /// meanwhile. Here a member's watches outlive its absence and each object is looked at when its own copy is known, so the wait would serve
+    /// nothing: work begins at once.
     pub available_delay: Duration,
-    /// Wait before giving up on a cluster that is no longer ready.
+    /// KubeFed waited so long before it reconciled on a cluster that was no longer ready, so that a short absence caused no work. Here an absence
+    /// causes none however long it lasts: what is owed to an absent member is known, and nothing is taken from it. The failure threshold of the
+    /// probes is what rides out a short one.
     pub unavailable_delay: Duration,
-    /// How long a cache may take to fill.
+    /// KubeFed ended when a cache took longer than this to fill. Here an object that lacks the watch of one member is handled in all others,
+    /// without waiting, so nothing needs to end.
     pub cache_sync_timeout: Duration,
     /// How long a lease holds without being renewed.
     pub lease_duration: Duration,
@@ -47,17 +61,18 @@ pub struct Settings {
     pub renew_deadline: Duration,
     /// The pause between two tries.
     pub retry_period: Duration,
-    /// The kind of object that is the lock.
+    /// The kind of object that is the lock; beside KubeFed's two, `leases`.
     pub resource_lock: ResourceLock,
-    /// Whether the replica scheduler runs.
+    /// Whether the replica scheduler runs (the gate SchedulerPreferences).
     pub scheduler_preferences: bool,
-    /// Whether objects are propagated.
+    /// Whether objects are propagated (the gate PushReconciler).
     pub push_reconciler: bool,
-    /// Whether the members' `.status` is gathered as it is.
+    /// Whether the members' `.status` is gathered as it is (the gate RawResourceStatusCollection).
     pub raw_resource_status_collection: bool,
     /// How members are probed.
     pub health: Health,
-    /// How many objects of a type are propagated at once.
+    /// How many objects of a type are propagated at once, at least: KubeFed's default of one made every object wait for the slowest member of the
+    /// one before it, so that there are always some more.
     pub sync_concurrency: usize,
     /// Whether objects that exist in a member are taken over.
     pub adopt_resources: bool,
@@ -88,6 +103,15 @@ const FEATURES: [(&str, Switch); 3] = [
 ];
 
 impl KubeFedConfigSpec {
+    /// The spec of a KubeFedConfig as it came from a file or an API, which may hold anything.
+    pub fn read(config: &Value) -> Result<Self, SettingsError> {
+        let spec = config.get("spec").cloned().unwrap_or_default();
+        serde_json::from_value(spec.clone()).map_err(|error| {
+            let (field, problem) = culprit(&spec).unwrap_or_else(|| ("spec".to_owned(), error.to_string()));
+            SettingsError::Malformed { field, problem }
+        })
+    }
+
     /// The spec with every field that has a default filled in, and the feature gates complete and sorted by name.
     #[must_use]
     pub fn defaulted(&self) -> Self {
@@ -215,6 +239,39 @@ impl Default for Settings {
     }
 }
 
+/// Which field makes a spec unreadable: the first that does so in an otherwise good one.
+fn culprit(spec: &Value) -> Option<(String, String)> {
+    let Some(fields) = spec.as_object() else {
+        return Some(("spec".to_owned(), "it is not an object".to_owned()));
+    };
+    let Some(scope) = fields.get("scope") else {
+        return Some(("spec.scope".to_owned(), "it is required: Cluster or Namespaced".to_owned()));
+    };
+    let wrong = |name: &str, value: Value| {
+        let mut alone = Map::from_iter([("scope".to_owned(), "Cluster".into())]);
+        alone.insert(name.to_owned(), value);
+        serde_json::from_value::<KubeFedConfigSpec>(Value::Object(alone)).err().map(|error| error.to_string())
+    };
+    if let Some(problem) = wrong("scope", scope.clone()) {
+        return Some(("spec.scope".to_owned(), problem));
+    }
+    fields.iter().find_map(|(name, value)| {
+        let problem = wrong(name, value.clone())?;
+        let inner = match value {
+            Value::Object(inner) => inner.iter().find_map(|(key, value)| {
+                let problem = wrong(name, Value::Object(Map::from_iter([(key.clone(), value.clone())])))?;
+                Some((format!("spec.{name}.{key}"), problem))
+            }),
+            Value::Array(items) => items.iter().enumerate().find_map(|(index, item)| {
+                let problem = wrong(name, Value::Array(vec![item.clone()]))?;
+                Some((format!("spec.{name}[{index}]"), problem))
+            }),
+            _ => None,
+        };
+        Some(inner.unwrap_or_else(|| (format!("spec.{name}"), problem)))
+    })
+}
+
 fn positive(field: &'static str, value: Option<kube::core::Duration>) -> Result<Duration, SettingsError> {
     match value {
         Some(value) if !value.is_negative() && Duration::from(value) > Duration::ZERO => Ok(value.into()),
@@ -282,6 +339,34 @@ mod tests {
         ] {
             assert_eq!(spec(json).settings().unwrap_err(), expected);
         }
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_named() {
+        for (spec, field) in [
+            (serde_json::json!({}), "spec.scope"),
+            (serde_json::json!("x"), "spec"),
+            (serde_json::json!({"scope": ""}), "spec.scope"),
+            (
+                serde_json::json!({"scope": "Cluster", "leaderElect": {"retryPeriod": "5s", "resourceLock": "x"}}),
+                "spec.leaderElect.resourceLock",
+            ),
+            (
+                serde_json::json!({"scope": "Cluster", "clusterHealthCheck": {"period": "soon"}}),
+                "spec.clusterHealthCheck.period",
+            ),
+            (serde_json::json!({"scope": "Cluster", "syncController": 7}), "spec.syncController"),
+            (
+                serde_json::json!({"scope": "Cluster", "featureGates": [
+                {"name": "PushReconciler", "configuration": "Enabled"}, {"name": "PushReconciler", "configuration": "on"}]}),
+                "spec.featureGates[1]",
+            ),
+        ] {
+            let error = KubeFedConfigSpec::read(&serde_json::json!({"spec": spec})).unwrap_err();
+            assert!(error.to_string().starts_with(&format!("KubeFedConfig: {field}: ")), "{error}");
+        }
+        let good = serde_json::json!({"spec": {"scope": "Namespaced", "unknown": 1}});
+        assert_eq!(KubeFedConfigSpec::read(&good).unwrap().scope, Scope::Namespaced);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use hansa_api::cluster::{Cluster, ClusterSpec, Connection, ConnectionType};
 use hansa_api::names;
+use hansa_metrics::Metrics;
 use hansa_transport::{Target, explain};
 use kube::api::PostParams;
 use kube::runtime::{WatchStreamExt, watcher};
@@ -32,6 +33,8 @@ pub struct ControllerOptions {
     pub connect: Connect,
     /// How often a Cluster that is well is looked at again: node count, certificate expiry.
     pub resync: Duration,
+    /// What is counted.
+    pub metrics: Metrics,
 }
 
 impl Default for ControllerOptions {
@@ -41,6 +44,7 @@ impl Default for ControllerOptions {
             host: None,
             connect: crate::connect(),
             resync: Duration::from_secs(120),
+            metrics: Metrics::default(),
         }
     }
 }
@@ -69,13 +73,21 @@ pub async fn run(host: Client, registry: Registry, options: ControllerOptions, s
 
 async fn control(host: Client, registry: Registry, options: ControllerOptions, stop: CancellationToken) {
     let mut pause = Duration::from_millis(100);
+    let mut complaint = String::new();
     let host_uid = loop {
         match member::uid(host.clone()).await {
             Ok(uid) => break uid,
             Err(error) => {
-                tracing::warn!(error = %explain(&error), "the host cannot be identified; trying again");
+                let text = explain(&error);
+                if text != complaint {
+                    tracing::warn!(
+                        error = text,
+                        "the host cannot be identified, so no Cluster is taken in; trying again"
+                    );
+                    complaint = text;
+                }
                 tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(Duration::from_secs(10));
+                pause = (pause * 2).min(Duration::from_secs(30));
             }
         }
     };
@@ -92,9 +104,10 @@ async fn control(host: Client, registry: Registry, options: ControllerOptions, s
     let mut events = watcher(api.clone(), watcher::Config::default()).default_backoff().boxed();
     let mut clusters: Listed<Arc<Cluster>> = Listed::default();
     let mut kept: BTreeMap<String, Kept> = BTreeMap::new();
+    complaint.clear();
     while let Some(event) = events.next().await {
         match event {
-            Err(error) => tracing::warn!(%error, "the Clusters of the host cannot be watched; trying again"),
+            Err(error) => complain(&mut complaint, &error),
             Ok(event) => {
                 if !clusters.apply(event, |cluster| Some(Arc::new(cluster))) || !clusters.synced {
                     continue;
@@ -108,6 +121,25 @@ async fn control(host: Client, registry: Registry, options: ControllerOptions, s
             }
         }
     }
+}
+
+/// Says once what keeps Clusters from being watched. A host of KubeFed alone has no such type, and its chart gives no right to it
+/// (`spec/kubefed.md §0 (12)`): there is nothing to do then, and nothing amiss.
+fn complain(complaint: &mut String, error: &watcher::Error) {
+    let text = error.to_string();
+    if text == *complaint {
+        return;
+    }
+    match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status)) if matches!(status.code, 403 | 404) => {
+            tracing::info!(
+                "Cluster objects are not served here, or may not be read ({}): only KubeFedClusters are members",
+                status.message
+            );
+        }
+        _ => tracing::warn!(%error, "the Clusters of the host cannot be watched; trying again"),
+    }
+    *complaint = text;
 }
 
 fn settle(

@@ -208,6 +208,11 @@ impl Informers {
         rows.held(namespace, name).iter().filter_map(name_of).collect()
     }
 
+    /// How many objects there are in all members together.
+    pub fn count(&self) -> usize {
+        self.table.read().objects.values().map(|held| held.1.len()).sum()
+    }
+
     /// The names of all objects that some member has.
     pub fn keys(&self) -> Vec<Arc<ObjectKey>> {
         self.table.read().objects.keys().cloned().collect()

@@ -11,13 +11,16 @@ pub mod informer;
 mod join;
 pub mod leader;
 mod listed;
+mod lock;
 mod marks;
 mod member;
+mod places;
 mod reconcile;
 mod register;
 mod registry;
 mod remote;
 pub mod statuses;
+mod tokens;
 
 pub use controller::ControllerOptions;
 pub use informer::{

@@ -10,6 +10,7 @@ use hansa_api::kubefed::{KubeFedCluster, KubeFedClusterCondition, TlsValidation}
 use hansa_api::names;
 use hansa_api::settings::Health as Thresholds;
 use hansa_api::time::Time;
+use hansa_metrics::Metrics;
 use hansa_transport::{Body, BoxError, Credential, Endpoint, Proxy, Target, Tls, Transport, explain};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::Api;
@@ -22,6 +23,8 @@ use tokio_util::sync::CancellationToken;
 use crate::Connect;
 use crate::events::{self, Severity};
 use crate::health::{self, Health, Outcome, State};
+use crate::places::{self, Places};
+use crate::tokens::Token;
 
 /// A registered member, as it is at one moment.
 #[derive(Clone)]
@@ -44,6 +47,8 @@ pub struct Member {
     pub version: String,
     /// Changes whenever the client was made anew.
     pub connection: u64,
+    /// What is counted of it.
+    pub counted: hansa_metrics::Member,
 }
 
 impl std::fmt::Debug for Member {
@@ -62,8 +67,8 @@ impl std::fmt::Debug for Member {
 #[derive(Clone)]
 pub(crate) struct Registration {
     pub(crate) cluster: Arc<KubeFedCluster>,
-    /// The token in its Secret; `None` if there is no such Secret or key.
-    pub(crate) token: Option<String>,
+    /// The token in its Secret.
+    pub(crate) token: Token,
 }
 
 impl Registration {
@@ -87,6 +92,8 @@ pub(crate) enum Malformed {
     Proxy(#[from] hansa_transport::ProxyError),
     #[error("Secret {0:?} does not exist or has no key \"token\"; make it, or join the cluster again")]
     NoToken(String),
+    #[error("Secret {0:?} cannot be read: {1}")]
+    Unreadable(String, String),
     #[error("{0}")]
     Tls(#[from] hansa_transport::TlsError),
 }
@@ -94,8 +101,12 @@ pub(crate) enum Malformed {
 /// How a registered member is reached.
 pub(crate) fn target(registration: &Registration) -> Result<Target, Malformed> {
     let spec = &registration.cluster.spec;
-    let token = registration.token.as_deref().filter(|token| !token.trim().is_empty());
-    let token = token.ok_or_else(|| Malformed::NoToken(spec.secret_ref.name.clone()))?;
+    let secret = || spec.secret_ref.name.clone();
+    let token = match &registration.token {
+        Token::Given(token) if !token.trim().is_empty() => token,
+        Token::Given(_) | Token::Absent => return Err(Malformed::NoToken(secret())),
+        Token::Unreadable(why) => return Err(Malformed::Unreadable(secret(), why.clone())),
+    };
     let disabled = |check| spec.disabled_tls_validations.contains(&check);
     let annotations = registration.cluster.metadata.annotations.as_ref();
     Ok(Target {
@@ -125,6 +136,7 @@ pub(crate) struct Context {
     pub(crate) connect: Connect,
     /// Whether this process writes down what it finds.
     pub(crate) leads: watch::Receiver<bool>,
+    pub(crate) metrics: Metrics,
     pub(crate) publish: Box<dyn Fn(Member) + Send + Sync>,
     /// Told when the first probe has ended, whatever came of it.
     pub(crate) probed: Option<oneshot::Sender<()>>,
@@ -136,6 +148,10 @@ pub(crate) struct Context {
 const HEARTBEAT: Duration = Duration::from_secs(300);
 /// The version of a member that is well is asked for this often.
 const VERSION_PERIOD: Duration = Duration::from_secs(300);
+/// Where the nodes of a member are changes hardly ever, and there may be thousands of them.
+const PLACES_PERIOD: Duration = Duration::from_secs(3600);
+/// Nodes that cannot be read are left alone for so long.
+const PLACES_RETRY: Duration = Duration::from_secs(300);
 
 struct Task {
     context: Context,
@@ -148,6 +164,10 @@ struct Task {
     written_version: String,
     written_at: Option<Instant>,
     version_at: Option<Instant>,
+    /// Where its nodes are, as far as that is known, what of it is written, and when they are looked at again.
+    places: Places,
+    written_places: Places,
+    places_due: Instant,
     /// Whether the identity was read since the member was last lost: whoever comes back is asked who it is.
     identified: bool,
     malformed: Option<String>,
@@ -163,9 +183,11 @@ pub(crate) fn start(
     let registration = registrations.borrow_and_update().clone();
     let status = registration.cluster.status.clone().unwrap_or_default();
     let version = status.kubernetes_version.clone().unwrap_or_default();
+    let places = Places { zones: status.zones.clone(), region: status.region.clone() };
+    let name = registration.cluster.metadata.name.clone().unwrap_or_default();
     let mut task = Task {
         member: Member {
-            name: registration.cluster.metadata.name.clone().unwrap_or_default(),
+            name: name.clone(),
             labels: BTreeMap::new(),
             ready: false,
             problem: None,
@@ -174,12 +196,16 @@ pub(crate) fn start(
             uid: String::new(),
             version: version.clone(),
             connection: 0,
+            counted: context.metrics.member(&name),
         },
         health: Health::resume(&status.conditions),
         written: status.conditions,
         written_version: version,
         written_at: None,
         version_at: None,
+        places: places.clone(),
+        written_places: places,
+        places_due: Instant::now(),
         identified: false,
         malformed: None,
         target: None,
@@ -268,7 +294,9 @@ impl Task {
                 return Ok(());
             }
         }
+        let began = Instant::now();
         let transport = (self.context.connect)(target.clone())?;
+        self.member.counted.connected(began.elapsed());
         self.member.client = Some(transport.client("default"));
         self.member.transport = Some(transport);
         self.member.connection = (self.context.next_connection)();
@@ -276,6 +304,7 @@ impl Task {
         self.member.uid = String::new();
         self.identified = false;
         self.version_at = None;
+        self.places_due = Instant::now();
         self.target = Some(target);
         Ok(())
     }
@@ -293,7 +322,9 @@ impl Task {
         let way = self.member.transport.clone().zip(self.member.client.clone());
         let outcome = match way.filter(|_| self.malformed.is_none()) {
             Some((transport, client)) => {
+                let began = Instant::now();
                 let outcome = probe(transport.clone(), self.context.thresholds.timeout).await;
+                self.member.counted.probed(began.elapsed());
                 self.identified &= !matches!(outcome, Outcome::Unreachable(_));
                 if outcome == Outcome::Ok {
                     self.identify(client, transport).await;
@@ -316,7 +347,31 @@ impl Task {
         if shown(&self.member) != before {
             self.publish();
         }
+        self.member.counted.is(match self.health.state() {
+            _ if self.member.ready => hansa_metrics::State::Ready,
+            State::Offline(_) => hansa_metrics::State::Offline,
+            _ => hansa_metrics::State::NotReady,
+        });
+        self.locate().await;
         self.write(&former).await;
+    }
+
+    /// Finds out where the nodes of a member that is well are (`spec/kubefed.md §6 (4)`), for the process that writes it down.
+    async fn locate(&mut self) {
+        let Some(client) = self.member.client.clone().filter(|_| self.member.ready) else { return };
+        if !*self.context.leads.borrow() || Instant::now() < self.places_due {
+            return;
+        }
+        let found = tokio::time::timeout(self.context.thresholds.timeout, places::read(client).boxed()).await;
+        let pause = match found {
+            Ok(Ok(places)) => {
+                self.places = places;
+                PLACES_PERIOD
+            }
+            // A member need not let its nodes be listed; what was known stays.
+            _ => PLACES_RETRY,
+        };
+        self.places_due = Instant::now() + jittered(pause, &self.member.name);
     }
 
     /// Finds out who answers and which version it is. What cannot be found out stays as it was (`spec/kubefed.md §6`, item 2).
@@ -343,8 +398,9 @@ impl Task {
         let now = Time(k8s_openapi::jiff::Timestamp::now());
         let conditions = health::conditions(self.health.state(), &self.written, &now);
         let fresh = self.written_at.is_some_and(|at| at.elapsed() < HEARTBEAT);
-        let same =
-            health::say_the_same(&conditions, &self.written) && self.member.version == self.written_version;
+        let same = health::say_the_same(&conditions, &self.written)
+            && self.member.version == self.written_version
+            && self.places == self.written_places;
         if conditions.is_empty() || (same && fresh) {
             return;
         }
@@ -352,12 +408,17 @@ impl Task {
         if !self.member.version.is_empty() {
             status["kubernetesVersion"] = json!(self.member.version);
         }
+        if self.places != Places::default() {
+            status["zones"] = json!(self.places.zones);
+            status["region"] = json!(self.places.region);
+        }
         let api: Api<KubeFedCluster> = Api::namespaced(self.context.host.clone(), &self.context.namespace);
         let patch = Patch::Merge(json!({ "status": status }));
         match api.patch_status(&self.member.name, &PatchParams::default(), &patch).boxed().await {
             Ok(_) => {
                 self.written = conditions;
                 self.written_version = self.member.version.clone();
+                self.written_places = self.places.clone();
                 self.written_at = Some(Instant::now());
             }
             Err(error) => {
@@ -435,7 +496,7 @@ mod tests {
         let cluster = json!({"metadata": {"name": "m"}, "spec": spec});
         Registration {
             cluster: Arc::new(serde_json::from_value(cluster).unwrap()),
-            token: token.map(str::to_owned),
+            token: token.map_or(Token::Absent, |token| Token::Given(token.to_owned())),
         }
     }
 
@@ -465,6 +526,19 @@ mod tests {
             let error = target(&given).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_member_that_takes_ten_seconds_to_answer_is_as_good_as_none() {
+        let slow = tower::service_fn(|_: http::Request<Body>| async {
+            tokio::time::sleep(Duration::from_secs(10)).await;
+            let ok = http_body_util::Full::new(bytes::Bytes::from_static(b"ok"));
+            Ok::<_, std::convert::Infallible>(http::Response::new(ok))
+        });
+        let began = Instant::now();
+        let outcome = probe(Transport::in_process(slow), Duration::from_secs(3)).await;
+        assert_eq!(outcome, Outcome::Unreachable("no answer to /healthz within 3s".to_owned()));
+        assert_eq!(began.elapsed(), Duration::from_secs(3));
     }
 
     #[test]

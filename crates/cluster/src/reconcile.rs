@@ -261,10 +261,12 @@ async fn connected(
             findings.problem(problem);
             return Ok(rest);
         }
+        let began = Instant::now();
         match reach(shared, cluster, &target, &recorded, findings).await {
             Ok(remote) if wanted => match remote.join(&name).await {
                 Ok(token) => {
-                    register::write(&shared.host, cluster, &recorded, &target, &token, marker).await?
+                    register::write(&shared.host, cluster, &recorded, &target, &token, marker).await?;
+                    shared.options.metrics.joined(began.elapsed());
                 }
                 Err(problem) => {
                     findings.conditions.push(Said::new(
@@ -572,7 +574,12 @@ async fn leave(shared: &Shared, cluster: &Cluster, kubeconfig: &str) -> Result<(
         remote.leave(&cluster.name_any()).await
     };
     let late = || Err(Problem::new("Unreachable", format!("no end of the clean-up within {LEAVE:?}")));
-    tokio::time::timeout(LEAVE, work).await.unwrap_or_else(|_| late())
+    let began = Instant::now();
+    let left = tokio::time::timeout(LEAVE, work).await.unwrap_or_else(|_| late());
+    if left.is_ok() {
+        shared.options.metrics.unjoined(began.elapsed());
+    }
+    left
 }
 
 /// Writes what was found, if it is not what stands there.

@@ -1,6 +1,6 @@
 //! Every registered member, and a snapshot of them for whoever decides something.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -8,16 +8,17 @@ use arc_swap::ArcSwap;
 use futures::StreamExt;
 use hansa_api::kubefed::KubeFedCluster;
 use hansa_api::settings::{Health as Thresholds, Settings};
+use hansa_metrics::Metrics;
 use hansa_transport::{Limits, Target, TlsError, Transport};
-use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
 use kube::runtime::{WatchStreamExt, watcher};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::informer::{Informers, Table};
 use crate::listed::Listed;
 use crate::member::{self, Context, Member, Registration};
+use crate::tokens::{self, Tokens};
 
 /// How a target is turned into a transport. Other than [`connect`], it lets servers in this process be members.
 pub type Connect = Arc<dyn Fn(Target) -> Result<Transport, TlsError> + Send + Sync>;
@@ -38,6 +39,8 @@ pub struct Options {
     pub connect: Connect,
     /// Whether this process is the one that writes down what it finds.
     pub leads: watch::Receiver<bool>,
+    /// What is counted of the members.
+    pub metrics: Metrics,
 }
 
 impl Options {
@@ -48,6 +51,7 @@ impl Options {
             health: Settings::default().health,
             connect: connect(),
             leads: watch::channel(false).1,
+            metrics: Metrics::default(),
         }
     }
 }
@@ -151,51 +155,61 @@ struct Kept {
 /// Follows KubeFedClusters and Secrets, and keeps one task per member.
 async fn supervise(registry: Registry, host: kube::Client, options: Options, stop: CancellationToken) {
     let clusters: Api<KubeFedCluster> = Api::namespaced(host.clone(), &options.namespace);
-    let secrets: Api<Secret> = Api::namespaced(host.clone(), &options.namespace);
     let mut clusters = watcher(clusters, watcher::Config::default()).default_backoff().boxed();
-    let mut secrets = watcher(secrets, watcher::Config::default()).default_backoff().boxed();
+    let (named, names) = watch::channel(BTreeSet::new());
+    let (tell, mut told) = mpsc::channel(64);
+    let secrets = Api::namespaced(host.clone(), &options.namespace);
+    let follow = tokens::follow(secrets, names, options.health.period, tell);
     let mut supervisor = Supervisor {
         registry,
         host,
         options,
         stop: stop.clone(),
         clusters: Listed::default(),
-        tokens: Listed::default(),
+        tokens: Tokens::default(),
         kept: BTreeMap::new(),
+        probes: Vec::new(),
         settled: false,
     };
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            event = secrets.next() => match event {
-                Some(Ok(event)) => {
-                    let relevant = supervisor.tokens.apply(event, |secret| token(&secret));
-                    if relevant {
-                        supervisor.settle();
+    let supervise = async {
+        loop {
+            tokio::select! {
+                said = told.recv() => match said {
+                    Some(said) => {
+                        if supervisor.tokens.apply(said) {
+                            supervisor.settle();
+                        }
                     }
-                }
-                Some(Err(error)) => tracing::warn!(%error, "the Secrets of the host cannot be watched; trying again"),
-                None => return,
-            },
-            event = clusters.next() => match event {
-                Some(Ok(event)) => {
-                    if supervisor.clusters.apply(event, |cluster| Some(Arc::new(cluster))) {
-                        supervisor.settle();
+                    None => return,
+                },
+                event = clusters.next() => match event {
+                    Some(Ok(event)) => {
+                        if supervisor.clusters.apply(event, |cluster| Some(Arc::new(cluster))) {
+                            let clusters = supervisor.clusters.known.values();
+                            let names: BTreeSet<_> =
+                                clusters.map(|cluster| cluster.spec.secret_ref.name.clone()).collect();
+                            supervisor.tokens.keep(&names);
+                            named.send_if_modified(|former| {
+                                let differs = *former != names;
+                                *former = names;
+                                differs
+                            });
+                            supervisor.settle();
+                        }
                     }
-                }
-                Some(Err(error)) => {
-                    tracing::warn!(%error, "the KubeFedClusters of the host cannot be watched; trying again");
-                }
-                None => return,
-            },
+                    Some(Err(error)) => {
+                        tracing::warn!(%error, "the KubeFedClusters of the host cannot be watched; trying again");
+                    }
+                    None => return,
+                },
+            }
         }
+    };
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = supervise => {}
+        () = follow => {}
     }
-}
-
-/// The token in a Secret; of other Secrets nothing is kept.
-fn token(secret: &Secret) -> Option<String> {
-    let token = secret.data.as_ref()?.get("token")?;
-    String::from_utf8(token.0.clone()).ok()
 }
 
 struct Supervisor {
@@ -204,15 +218,17 @@ struct Supervisor {
     options: Options,
     stop: CancellationToken,
     clusters: Listed<Arc<KubeFedCluster>>,
-    tokens: Listed<String>,
+    tokens: Tokens,
     kept: BTreeMap<String, Kept>,
+    /// The first probes of the members, until all members of the start are there.
+    probes: Vec<oneshot::Receiver<()>>,
     settled: bool,
 }
 
 impl Supervisor {
     /// Makes the tasks what the host says.
     fn settle(&mut self) {
-        if !self.clusters.synced || !self.tokens.synced {
+        if !self.clusters.synced {
             return;
         }
         let gone: Vec<String> =
@@ -221,13 +237,18 @@ impl Supervisor {
             if let Some(kept) = self.kept.remove(&name) {
                 kept.stop.cancel();
             }
+            self.options.metrics.forget_member(&name);
             self.registry.change(|snapshot| {
                 snapshot.members.remove(&name);
             });
         }
-        let mut probes = Vec::new();
+        let mut all = true;
         for (name, cluster) in &self.clusters.known {
-            let token = self.tokens.known.get(&cluster.spec.secret_ref.name).cloned();
+            // A Secret that has not been looked at is not one that is missing.
+            let Some(token) = self.tokens.get(&cluster.spec.secret_ref.name) else {
+                all &= self.kept.contains_key(name);
+                continue;
+            };
             let registration = Registration { cluster: cluster.clone(), token };
             match self.kept.get(name) {
                 Some(kept) => {
@@ -243,14 +264,17 @@ impl Supervisor {
                     let stop = self.stop.child_token();
                     let (tell, told) = watch::channel(registration);
                     let (probed, probe) = oneshot::channel();
-                    probes.push(probe);
+                    if !self.settled {
+                        self.probes.push(probe);
+                    }
                     let context = self.context(stop.clone(), probed);
                     member::start(context, told, stop.clone());
                     self.kept.insert(name.clone(), Kept { tell, stop });
                 }
             }
         }
-        if !std::mem::replace(&mut self.settled, true) {
+        if all && !std::mem::replace(&mut self.settled, true) {
+            let probes = std::mem::take(&mut self.probes);
             // After a start, the members that answer are ready before anything is decided on them, and those that do not are not waited for.
             let (registry, limit) = (self.registry.clone(), self.options.health.timeout);
             tokio::spawn(async move {
@@ -269,6 +293,7 @@ impl Supervisor {
             thresholds: self.options.health,
             connect: self.options.connect.clone(),
             leads: self.options.leads.clone(),
+            metrics: self.options.metrics.clone(),
             publish: Box::new(move |member| {
                 registry.change(|snapshot| {
                     // The task of a member that was removed meanwhile does not bring it back.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use hansa_api::kubefed::ResourceLock;
 use hansa_api::settings::Settings;
 use hansa_cluster::leader::{Candidate, lead};
 use k8s_openapi::api::coordination::v1::Lease;
@@ -18,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 fn candidate(identity: &str) -> Candidate {
     Candidate {
+        lock: ResourceLock::Leases,
         namespace: "default".to_owned(),
         lease_duration: Duration::from_secs(1),
         renew_deadline: Duration::from_millis(700),
@@ -70,7 +72,7 @@ async fn one_leads_at_a_time_and_the_next_follows_when_it_stops() {
         lease.spec.unwrap().holder_identity.unwrap()
     };
     // Longer than the lease holds: it is renewed, and b waits.
-    tokio::time::sleep(Duration::from_millis(1500)).await;
+    tokio::time::sleep(Duration::from_millis(2500)).await;
     assert_eq!((ballot.terms(), holder().await.as_str()), (1, "a"));
     first.cancel();
     assert!(!led.await.unwrap(), "giving a lease back is not losing it");

@@ -275,6 +275,7 @@ impl Engine {
         attempt: Attempt,
     ) {
         let Attempt { step, basis, member, target, seen } = attempt;
+        let began = Instant::now();
         let mut done = match source.filter(|_| matches!(step.action, Action::Create | Action::Update)) {
             Some(Source { body, overrides }) => {
                 let cluster = Cluster { name: &step.member, labels: &member.labels };
@@ -288,6 +289,16 @@ impl Engine {
         if let (Outcome::Applied(version), Some(federated)) = (&mut done.outcome, federated) {
             // Recorded is what it was made with, whatever the labels are by now.
             *version = version.clone().with(federated.selectors.choose(&member.labels));
+        }
+        member.counted.requested(began.elapsed());
+        let counts = match step.action {
+            Action::Create => Some(hansa_metrics::Action::Create),
+            Action::Update => Some(hansa_metrics::Action::Update),
+            Action::Delete => Some(hansa_metrics::Action::Delete),
+            Action::Confirm | Action::Unlabel | Action::Owe | Action::None => None,
+        };
+        if let Some(action) = counts.filter(|_| !matches!(done.outcome, Outcome::Failed(_))) {
+            self.shared.metrics.dispatched(action, began.elapsed());
         }
         let hashes = federated.map(|federated| federated.hashes.clone()).unwrap_or_default();
         let before = seen.map(|copy| copy.resource_version);

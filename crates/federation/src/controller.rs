@@ -8,6 +8,7 @@ use hansa_api::kubefed::{Scope, Switch, feature};
 use hansa_api::{FederatedTypeConfig, KubeFedConfig, names};
 use hansa_cluster::Registry;
 use hansa_cluster::feed::{Feed, Object};
+use hansa_metrics::Metrics;
 use kube::Client;
 use kube::api::{Api, DynamicObject, Patch, PatchParams};
 use kube::core::ApiResource;
@@ -36,6 +37,10 @@ pub struct Options {
     /// How long the deletion of an object waits for members that are away, before what is to be done there is written down and
     /// the object goes: `unavailableDelay` of the KubeFedConfig.
     pub overdue: Duration,
+    /// The KubeFedConfig, if it was read already; otherwise the host's is read.
+    pub config: Option<KubeFedConfig>,
+    /// What is counted.
+    pub metrics: Metrics,
 }
 
 impl Default for Options {
@@ -45,6 +50,8 @@ impl Default for Options {
             concurrency: 32,
             patience: Duration::from_secs(2),
             overdue: Duration::from_secs(60),
+            config: None,
+            metrics: Metrics::default(),
         }
     }
 }
@@ -145,6 +152,7 @@ impl Controller {
             raw_status: settings.raw_status,
             concurrency: self.options.concurrency.max(settings.concurrency),
             patience: self.options.patience,
+            metrics: self.options.metrics.clone(),
             namespaces: Mutex::default(),
             namespace_changes: broadcast::channel(1_024).0,
         });
@@ -166,6 +174,9 @@ impl Controller {
     }
 
     async fn settings(&self) -> kube::Result<Settings> {
+        if let Some(config) = &self.options.config {
+            return Ok(Settings::of(Some(config), &self.options.namespace));
+        }
         let api: Api<KubeFedConfig> = Api::namespaced(self.host.clone(), &self.options.namespace);
         let config = api.get_opt(names::KUBEFED_CONFIG).await?;
         tracing::info!(

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use hansa_cluster::Registry;
 use hansa_cluster::feed::{Feed, Object};
+use hansa_metrics::{self as metrics, Metrics};
 use kube::Client;
 use kube::api::{Api, DynamicObject};
 use tokio::sync::{Semaphore, broadcast};
@@ -30,6 +31,8 @@ use crate::version::Record;
 
 /// How many whole federated objects are kept between their arrival and the look at them; others are read again.
 const BODIES: usize = 256;
+/// How often the copies in members are counted.
+const COUNT: Duration = Duration::from_secs(15);
 
 /// What all engines share.
 pub(crate) struct Shared {
@@ -51,6 +54,8 @@ pub(crate) struct Shared {
     pub(crate) patience: Duration,
     /// How long a deletion waits for members that are away.
     pub(crate) overdue: Duration,
+    /// What is counted.
+    pub(crate) metrics: Metrics,
     /// The FederatedNamespaces, while their type is federated.
     pub(crate) namespaces: Mutex<Option<Arc<Cache<Federated>>>>,
     /// Says in which namespace the FederatedNamespace changed; an empty name is any.
@@ -75,6 +80,7 @@ pub(crate) struct Engine {
     pub(crate) memory: Arc<Memory>,
     pub(crate) steps: TaskTracker,
     pub(crate) shutdown: CancellationToken,
+    pub(crate) counted: metrics::Controller,
 }
 
 impl Engine {
@@ -83,6 +89,7 @@ impl Engine {
         Arc::new(Self {
             collector: Collector::new(&types, &shared),
             members: Members::new(shared.registry.clone(), &types, shared.only_namespace.as_deref()),
+            counted: shared.metrics.controller(&types.federated.kind.to_lowercase(), shared.concurrency),
             types,
             shared,
             cache: Arc::default(),
@@ -129,7 +136,14 @@ impl Engine {
             self.members.run(changed, || self.look_at_all(), || self.queue.is_busy(), self.shutdown.clone());
         if self.types.enabled {
             self.collect();
-            tokio::join!(federated, host_namespaces, members, self.namespace_changes(), self.work());
+            tokio::join!(
+                federated,
+                host_namespaces,
+                members,
+                self.namespace_changes(),
+                self.work(),
+                self.count()
+            );
         } else {
             federated.await;
         }
@@ -202,6 +216,7 @@ impl Engine {
         let slots = Arc::new(Semaphore::new(self.shared.concurrency.max(1)));
         while let Some(Ok(slot)) = self.shutdown.run_until_cancelled(slots.clone().acquire_owned()).await {
             let Some(key) = self.shutdown.run_until_cancelled(self.queue.next()).await else { return };
+            self.counted.queued(self.queue.len());
             let engine = self.clone();
             self.steps.spawn(async move {
                 let look = engine.look(&key);
@@ -212,13 +227,26 @@ impl Engine {
         }
     }
 
+    /// Counts the copies, now and then.
+    async fn count(&self) {
+        let count = async {
+            loop {
+                self.counted.placed(self.members.count());
+                tokio::time::sleep(COUNT).await;
+            }
+        };
+        self.shutdown.run_until_cancelled(count).await;
+    }
+
     /// One look at one federated object.
     async fn look(self: &Arc<Self>, key: &Key) {
+        let counted = self.counted.begin();
         let body = lock(&self.bodies).remove(key);
         let federated = self.cache.get(key);
         self.absorb(key, federated.as_deref());
         let record = federated.as_ref().and_then(|federated| self.shared.records.get(&federated.uid));
         let (plan, seen) = self.plan(key, federated.as_deref(), record.as_deref());
+        let waits = matches!(plan, Plan::Wait(_));
         match (plan, federated) {
             (Plan::Wait(missing), _) => tracing::trace!(r#type = %self.types.name, %key, ?missing, "waiting"),
             (Plan::Ignore(Ignored::InvalidName), Some(federated)) => {
@@ -234,6 +262,18 @@ impl Engine {
         }
         self.forget(key, self.cache.get(key).as_deref());
         self.come_back(key);
+        counted.finish(if waits { metrics::Outcome::NotSynced } else { self.outcome(key) });
+    }
+
+    /// What came of a look, for those who count.
+    fn outcome(&self, key: &Key) -> metrics::Outcome {
+        let states = lock(&self.states);
+        let members = || states.get(key).map(|state| state.members.values()).into_iter().flatten();
+        match () {
+            () if members().any(|member| member.retry().is_some()) => metrics::Outcome::Error,
+            () if members().any(|member| member.in_flight) => metrics::Outcome::NeedsRecheck,
+            () => metrics::Outcome::Success,
+        }
     }
 
     /// Makes the plan, from what the watches show and what the members answered since.

@@ -48,6 +48,11 @@ impl Members {
         self.informers.holders(&key.namespace, &key.name)
     }
 
+    /// How many copies there are, in all members together.
+    pub(crate) fn count(&self) -> usize {
+        self.informers.count()
+    }
+
     /// The names of all copies.
     pub(crate) fn keys(&self) -> Vec<Key> {
         self.informers.keys().iter().map(|key| Key::new(&key.namespace, &key.name)).collect()

@@ -109,6 +109,11 @@ impl<K: Clone + Eq + Hash> Queue<K> {
         !self.state().ready.is_empty()
     }
 
+    /// How many keys wait for a worker.
+    pub(crate) fn len(&self) -> usize {
+        self.state().ready.len()
+    }
+
     /// Gives a key back; if it was added meanwhile, it is next in line again.
     pub(crate) fn done(&self, key: &K) {
         let mut state = self.state();

@@ -4,6 +4,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use hansa_metrics::Bind;
 
 /// Control plane for federations of Kubernetes clusters.
 #[derive(Debug, Parser)]
@@ -17,7 +18,11 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Run a whole host on this machine: an embedded cluster, the controllers and the gateway
     Up(Up),
-    /// Run the controllers beside an existing host cluster
+    /// Run the controllers beside an existing host cluster; so does this program under the name controller-manager
+    #[command(
+        disable_version_flag = true,
+        after_help = "klog's flags (-v N, --logtostderr, --vmodule, …) are accepted; -v N sets how much is logged."
+    )]
     ControllerManager(ControllerManager),
     /// Run the gateway beside an existing host cluster: one address for every cluster
     Apiserver(Apiserver),
@@ -103,9 +108,32 @@ pub(crate) struct Up {
 pub(crate) struct ControllerManager {
     #[command(flatten)]
     pub(crate) host: HostArgs,
-    /// The namespace of the federation's own objects
-    #[arg(long, value_name = "NAMESPACE", default_value = "kube-federation-system")]
-    pub(crate) kubefed_namespace: String,
+    /// The address of the host's API server, in place of the one in the kubeconfig
+    #[arg(long, value_name = "URL")]
+    pub(crate) master: Option<String>,
+    /// The namespace of the federation's own objects [default: that of the Pod's ServiceAccount, else
+    /// kube-federation-system]
+    #[arg(long, value_name = "NAMESPACE")]
+    pub(crate) kubefed_namespace: Option<String>,
+    /// Read the KubeFedConfig from this file and not from the host; for tests
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kubefed_config: Option<PathBuf>,
+    /// Where to serve /healthz, /livez and /readyz, over HTTP; 0 is nowhere
+    #[arg(long, value_name = "ADDRESS", default_value = ":8080")]
+    pub(crate) healthz_addr: Bind,
+    /// Where to serve /metrics, over HTTP; 0 is nowhere
+    #[arg(long, value_name = "ADDRESS", default_value = ":9090")]
+    pub(crate) metrics_addr: Bind,
+    /// Make at most so many requests a second to the host [default: no limit]
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) rest_config_qps: Option<f64>,
+    /// Make at most so many requests to the host at once, while --rest-config-qps holds in the long run
+    /// [default: no limit]
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) rest_config_burst: Option<u32>,
+    /// Print the version of this program
+    #[arg(long)]
+    pub(crate) version: bool,
     /// Act without waiting to be the leader; only for a single instance
     #[arg(long)]
     pub(crate) no_leader_election: bool,

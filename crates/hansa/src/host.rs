@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, bail};
-use hansa_transport::{Credential, Limits, Target, Transport, kubeconfig::flatten};
+use hansa_transport::{Credential, Endpoint, Limits, Target, Transport, kubeconfig::flatten};
 use kube::{Client, config::Kubeconfig};
 use serde_json::json;
 
@@ -46,10 +46,14 @@ impl HostArgs {
         Ok((config, context))
     }
 
-    /// The text of the kubeconfig, and the context in it.
-    fn config(&self) -> Result<(String, Option<String>)> {
+    /// The text of the kubeconfig, and the context in it; none is needed where `master` is the address of the host.
+    fn config(&self, master: Option<&str>) -> Result<(String, Option<String>)> {
         match self.kubeconfig() {
             Ok((config, context)) => Ok((serde_json::to_string(&config)?, Some(context))),
+            // An address alone leads to a server that asks for no credentials.
+            Err(_) if self.kubeconfig.is_none() && self.context.is_none() && master.is_some() => {
+                Ok((anonymous(master.unwrap_or_default()), None))
+            }
             // Inside a cluster without a kubeconfig, the Pod's own ServiceAccount leads to the host.
             Err(error) if self.kubeconfig.is_none() && self.context.is_none() => {
                 Ok((in_cluster().ok_or(error)?, None))
@@ -60,7 +64,7 @@ impl HostArgs {
 
     /// Where the host is, and with what it is reached.
     pub(crate) fn target(&self) -> Result<Target> {
-        let (config, context) = self.config()?;
+        let (config, context) = self.config(None)?;
         // Paths in a kubeconfig that was read are absolute already.
         let flat = flatten(&config, Path::new("/"), context.as_deref())?;
         Ok(Target::from_kubeconfig(&flat, None)?)
@@ -68,9 +72,18 @@ impl HostArgs {
 
     /// The way to the host.
     pub(crate) fn transport(&self) -> Result<Transport> {
-        let (config, context) = self.config()?;
-        let target = self.target()?;
-        let transport = Transport::new(target, Limits { concurrency: 1024, ..Limits::default() })?;
+        self.transport_to(None, Limits { concurrency: 1024, ..Limits::default() })
+    }
+
+    /// The way to the host, at the address `master` if that is given.
+    pub(crate) fn transport_to(&self, master: Option<&str>, limits: Limits) -> Result<Transport> {
+        let (config, context) = self.config(master)?;
+        let flat = flatten(&config, Path::new("/"), context.as_deref())?;
+        let mut target = Target::from_kubeconfig(&flat, None)?;
+        if let Some(master) = master {
+            target.endpoint = Endpoint::parse(master).with_context(|| format!("--master {master}"))?;
+        }
+        let transport = Transport::new(target, limits)?;
         if let Some(file) = token_file(&config, context.as_deref()) {
             tokio::spawn(refresh_token(transport.clone(), file));
         }
@@ -97,6 +110,22 @@ fn in_cluster() -> Option<String> {
         "users": [{"name": "host", "user": {"tokenFile": file("token")}}],
     });
     Some(config.to_string())
+}
+
+fn anonymous(server: &str) -> String {
+    json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "host",
+        "contexts": [{"name": "host", "context": {"cluster": "host", "user": "host"}}],
+        "clusters": [{"name": "host", "cluster": {"server": server}}],
+        "users": [{"name": "host", "user": {}}],
+    })
+    .to_string()
+}
+
+/// The namespace of the ServiceAccount of the Pod this process runs in, if it runs in one.
+pub(crate) fn own_namespace() -> Option<String> {
+    let text = fs::read_to_string(format!("{SERVICE_ACCOUNT}/namespace")).ok()?;
+    Some(text.trim().to_owned()).filter(|namespace| !namespace.is_empty())
 }
 
 fn token_file(config: &str, context: Option<&str>) -> Option<PathBuf> {

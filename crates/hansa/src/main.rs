@@ -1,13 +1,16 @@
 //! `hansa`: the command line, and the composition of the parts into processes.
 
 mod cli;
+mod config;
 mod data_dir;
 mod explain;
 mod gateway;
 mod get;
 mod host;
 mod install;
+mod klog;
 mod kubeconfig;
+mod log;
 mod manifests;
 mod membership;
 mod output;
@@ -17,31 +20,31 @@ mod sandbox;
 mod up;
 mod version;
 
-use std::{
-    io::{self, IsTerminal},
-    process::ExitCode,
-};
+use std::{io, process::ExitCode};
 
 use anyhow::Result;
 use clap::{CommandFactory, Parser};
-use tracing_subscriber::EnvFilter;
 
 use crate::cli::{Cli, Command};
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    log(&cli.command);
+    let klog::Arguments { rest, verbosity } = klog::arguments(std::env::args_os());
+    let cli = Cli::parse_from(rest);
+    let log = log::begin(verbosity.map_or(log_filter(&cli.command), klog::filter));
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("error: cannot start: {error}");
+            log.finish(Some(&format!("error: cannot start: {error}")));
             return ExitCode::FAILURE;
         }
     };
     match runtime.block_on(run(cli.command)) {
-        Ok(code) => code,
+        Ok(code) => {
+            log.finish(None);
+            code
+        }
         Err(error) => {
-            eprintln!("error: {error:#}");
+            log.finish(Some(&format!("error: {error:#}")));
             ExitCode::FAILURE
         }
     }
@@ -69,16 +72,10 @@ async fn run(command: Command) -> Result<ExitCode> {
     done.map(|()| ExitCode::SUCCESS)
 }
 
-/// Servers log what they do; other commands only what went wrong. `RUST_LOG` says otherwise.
-fn log(command: &Command) {
-    let default = match command {
+/// Servers log what they do; other commands only what went wrong.
+fn log_filter(command: &Command) -> &'static str {
+    match command {
         Command::ControllerManager(_) | Command::Apiserver(_) => "info",
         _ => "warn",
-    };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
-        .init();
+    }
 }

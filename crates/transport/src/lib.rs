@@ -12,6 +12,7 @@ mod error;
 mod in_process;
 pub mod kubeconfig;
 mod pool;
+mod rate;
 mod tls;
 
 use std::pin::Pin;
@@ -32,6 +33,7 @@ pub use credential::{Credential, Identity};
 pub use endpoint::{Endpoint, EndpointError, Proxy, ProxyError};
 pub use error::{BoxError, Error, explain};
 pub use kubeconfig::{KubeconfigError, Target};
+pub use rate::Rate;
 pub use tls::{Tls, TlsError, certificate_expiry};
 
 use crate::body::Held;
@@ -45,12 +47,14 @@ pub struct Limits {
     pub connect: Duration,
     /// How long it may take until an answer begins; longer than an API server's own limit of a minute.
     pub response: Duration,
-    /// How long an HTTP/1.1 answer may be silent. Watches end by themselves before this.
+    /// How long an answer may be silent, but for watches and followed logs over HTTP/2. Watches end by themselves before this.
     pub silence: Duration,
     /// How long a request may wait for its turn.
     pub queue: Duration,
     /// How many requests may be under way at once, watches and followed logs not counted.
     pub concurrency: usize,
+    /// How many requests are made in a second, if that is bounded; watches count when they begin.
+    pub rate: Option<Rate>,
     /// How often an HTTP/2 connection is tested.
     pub ping_interval: Duration,
     /// How long the answer to a test may take.
@@ -65,6 +69,7 @@ impl Default for Limits {
             silence: Duration::from_secs(330),
             queue: Duration::from_secs(30),
             concurrency: 100,
+            rate: None,
             ping_interval: Duration::from_secs(20),
             ping_timeout: Duration::from_secs(10),
         }
@@ -97,6 +102,7 @@ struct Remote {
     credential: ArcSwap<Credential>,
     limits: Limits,
     requests: Arc<Semaphore>,
+    gate: Option<Box<rate::Gate>>,
 }
 
 /// What an API server answers when it is asked to upgrade.
@@ -124,6 +130,7 @@ impl Transport {
             credential: ArcSwap::from_pointee(credential),
             limits,
             requests: Arc::new(Semaphore::new(limits.concurrency)),
+            gate: limits.rate.map(|rate| Box::new(rate::Gate::new(rate))),
         };
         Ok(Self { inner: Arc::new(Inner::Remote(remote)) })
     }
@@ -255,6 +262,9 @@ fn request_config(
 impl Remote {
     async fn request(&self, mut request: Request<Body>) -> Result<Response<Body>, Error> {
         let long = is_long_running(request.uri());
+        if let Some(gate) = &self.gate {
+            gate.pass().await;
+        }
         self.address(&mut request)?;
         remove_hop_by_hop(request.headers_mut());
         let permit = if long {

@@ -276,8 +276,10 @@ impl Pool {
             match outcome {
                 Ok(response) => {
                     held_now.permit = held.permit;
-                    // HTTP/2 has pings to notice a dead link; HTTP/1.1 has only the silence.
-                    let silence = held_now.at_end.is_some().then_some(self.limits.silence);
+                    // HTTP/2 has pings to notice a dead link; HTTP/1.1 has only the silence. What is no watch is not silent for long either
+                    // way, unless the server behind a living link has stalled.
+                    let waits = held_now.at_end.is_some() || held_now.permit.is_some();
+                    let silence = waits.then_some(self.limits.silence);
                     return Ok(response.map(|body| {
                         crate::body::boxed(Answer::new(body, held_now, silence, self.endpoint.clone()))
                     }));

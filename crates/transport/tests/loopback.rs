@@ -49,6 +49,24 @@ async fn requests_and_watches_share_one_http2_connection() {
 }
 
 #[tokio::test]
+async fn an_answer_that_stalls_on_a_living_connection_is_given_up_and_a_watch_is_not() {
+    let authority = Authority::new();
+    let server = https(&authority, 100).await;
+    let limits = Limits { silence: Duration::from_millis(200), ..limits() };
+    let transport = Transport::new(target(&server, Some(trust(&authority))), limits).unwrap();
+    let mut watch = transport.request(get("/watch?watch=true")).await.unwrap();
+    // The same server, asked for something that should end.
+    let mut list = transport.request(get("/watch")).await.unwrap();
+    for answer in [&mut watch, &mut list] {
+        assert_eq!(answer.body_mut().frame().await.unwrap().unwrap().into_data().unwrap(), "event\n");
+    }
+    let error = list.body_mut().frame().await.unwrap().unwrap_err();
+    assert!(error.to_string().contains("200ms"), "{error}");
+    let silent = tokio::time::timeout(Duration::from_millis(600), watch.body_mut().frame()).await;
+    assert!(silent.is_err(), "a watch may be silent");
+}
+
+#[tokio::test]
 async fn another_connection_is_opened_when_the_streams_of_one_have_run_out() {
     let authority = Authority::new();
     let server = https(&authority, 3).await;
