@@ -19,7 +19,7 @@ mod remote;
 
 pub use controller::ControllerOptions;
 pub use informer::{Change, Informers, Lookup, ObjectKey, Observed, Subscription};
-pub use join::{JoinError, JoinRequest, Progress, UnjoinError, join, unjoin, update, valid_name};
+pub use join::{JoinError, JoinRequest, Progress, UnjoinError, examine, join, unjoin, update, valid_name};
 pub use marks::Marks;
 pub use member::Member;
 pub use registry::{Connect, Options, Registry, Snapshot, connect};

@@ -46,6 +46,15 @@ impl HostArgs {
         Ok((config, context))
     }
 
+    /// The context that kubectl would use: the one named, else the current one.
+    pub(crate) fn current_context(&self) -> Result<String> {
+        let (config, context) = self.kubeconfig()?;
+        match &self.context {
+            Some(_) => Ok(context),
+            None => config.current_context.context("the kubeconfig has no current context: give --host-cluster-context"),
+        }
+    }
+
     /// The way to the host.
     pub(crate) fn transport(&self) -> Result<Transport> {
         let (config, context) = match self.kubeconfig() {

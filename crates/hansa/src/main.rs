@@ -2,13 +2,18 @@
 
 mod cli;
 mod data_dir;
+mod disable;
+mod enable;
+mod federate;
 mod gateway;
 mod get;
 mod host;
 mod install;
 mod kubeconfig;
+mod kubefedctl;
 mod manifests;
 mod membership;
+mod orphaning;
 mod output;
 mod processes;
 mod sandbox;
@@ -27,7 +32,7 @@ use tracing_subscriber::EnvFilter;
 use crate::cli::{Cli, Command};
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::parse_from(kubefedctl::arguments(std::env::args_os()));
     log(&cli.command);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -53,6 +58,11 @@ async fn run(command: Command) -> Result<()> {
         Command::Install { host } => install::install(&host.client()?).await,
         Command::Join(args) => membership::join(args).await,
         Command::Unjoin(args) => membership::unjoin(args).await,
+        Command::Enable(args) => enable::run(args).await,
+        Command::Disable(args) => disable::run(args).await,
+        Command::Federate(args) => federate::run(args).await,
+        Command::OrphaningDeletion(args) => orphaning::run(args).await,
+        Command::Kubefedctl(args) => kubefedctl::run(args).await,
         Command::Get(args) => get::run(args.what).await,
         Command::Kubeconfig(args) => kubeconfig::run(&args).await,
         Command::Manifests(args) => manifests::run(&args),
@@ -68,6 +78,7 @@ async fn run(command: Command) -> Result<()> {
 fn log(command: &Command) {
     let default = match command {
         Command::ControllerManager(_) | Command::Apiserver(_) => "info",
+        Command::Kubefedctl(args) => args.log(),
         _ => "warn",
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
