@@ -31,10 +31,7 @@ fn on_an_embedded_host() {
     assert!(left.status.success(), "{left:?}");
     let k = kubefed::merge(
         &dir.path().join("kubeconfig"),
-        &[
-            ("host", &data.join("kubeconfig"), Some("host")),
-            ("m1", &data.join("member1.kubeconfig"), None),
-        ],
+        &[("host", &data.join("kubeconfig"), Some("host")), ("m1", &data.join("member1.kubeconfig"), None)],
     );
     both_tools(&dir, &k);
     drop(up);
@@ -63,6 +60,58 @@ fn on_a_real_host() {
     );
     both_tools(&dir, &k);
     drop(controllers);
+}
+
+/// hansa's own commands take kubefedctl's flags, and say which of them mean nothing there.
+#[test]
+fn hansas_own_commands_know_the_flags() {
+    let dir = TempDir::new().unwrap();
+    let data = dir.path().join("data");
+    let up = Embedded::start_in(&data, &format!("127.0.0.1:{}", free_port()), 1);
+    let k = Kubectl::new(&data.join("kubeconfig"));
+    let hansa = |args: &[&str]| {
+        let output = embedded::hansa(&k.kubeconfig, args);
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.success(), text(&output.stdout), text(&output.stderr))
+    };
+    let (ok, said, _) = hansa(&["unjoin", "member1", "--dry-run"]);
+    assert!(ok && said.contains("dry run"), "{said}");
+    k.ok("host", &["get", "cluster", "member1"]);
+    let (ok, _, noted) =
+        hansa(&["unjoin", "member1", "--force", "--cluster-context", "x", "--host-cluster-context", "host"]);
+    assert!(ok && noted.contains("--force has no effect") && noted.contains("--cluster-context"), "{noted}");
+
+    let member = data.join("member1.kubeconfig");
+    let join = ["join", "m1", "--kubeconfig", member.to_str().unwrap()];
+    let (ok, said, _) = hansa(&[&join[..], &["--dry-run"]].concat());
+    assert!(ok && said.contains("can join"), "{said}");
+    k.absent("host", "", "cluster/m1").unwrap();
+    let (ok, _, noted) = hansa(&[&join[..], &["--secret-name", "s", "--error-on-existing"]].concat());
+    assert!(ok && noted.contains("--secret-name has no effect"), "{noted}");
+    let (ok, _, refused) = hansa(&join);
+    assert!(!ok && refused.contains("already"), "{refused}");
+    let (ok, _, refused) = hansa(&[&join[..], &["--error-on-existing=false"]].concat());
+    assert!(ok, "{refused}");
+    let (ok, _, refused) = hansa(&[&join[..], &["--kubefed-namespace", "other"]].concat());
+    assert!(!ok && refused.contains("hansa kubefedctl"), "{refused}");
+
+    let (ok, said, refused) = hansa(&["enable", "sts"]);
+    assert!(ok && said.contains("federatedstatefulsets.types.kubefed.io created"), "{said}{refused}");
+    let retain = ".spec.versions[0].schema.openAPIV3Schema.properties.spec.properties.retainReplicas.type";
+    let crd = "crd/federatedstatefulsets.types.kubefed.io";
+    assert_eq!(k.field("host", "", crd, retain).unwrap(), "boolean");
+    k.ok("host", &["create", "configmap", "-n", "default", "a", "--from-literal=a=b"]);
+    let (ok, said, refused) = hansa(&["federate", "cm", "a", "--dry-run"]);
+    assert!(ok && said.contains("federatedconfigmaps.types.kubefed.io/a"), "{said}{refused}");
+    k.absent("host", "default", "federatedconfigmap/a").unwrap();
+    let (ok, said, refused) = hansa(&["federate", "cm", "a"]);
+    assert!(ok, "{said}{refused}");
+    let (ok, said, _) = hansa(&["orphaning-deletion", "status", "fcm", "a"]);
+    assert!(ok && said == "Disabled\n", "{said}");
+    let (ok, said, refused) = hansa(&["disable", "statefulset", "--delete-crd"]);
+    assert!(ok && said.contains("is stopped"), "{said}{refused}");
+    k.absent("host", SYSTEM, "federatedtypeconfig/statefulsets.apps").unwrap();
+    drop(up);
 }
 
 /// What was made on the way, evened out, with what it is.
@@ -99,9 +148,7 @@ fn prepare(k: &Kubectl) {
                     "replicas": {"type": "integer", "format": "int32"}, "colour": {"type": "string"}}}}}}}],
         },
     });
-    let labelled = |name: &str| {
-        json!({"name": name, "namespace": "shop", "labels": {"app": name}, "annotations": {"note": "mine"}})
-    };
+    let labelled = |name: &str| json!({"name": name, "namespace": "shop", "labels": {"app": name}, "annotations": {"note": "mine"}});
     for context in ["host", "m1"] {
         k.apply(context, &crd.to_string());
         k.ok(context, &["wait", "--for=condition=Established", "crd/widgets.example.org", "--timeout=60s"]);
@@ -137,6 +184,7 @@ fn session(k: &Kubectl, ctl: &Kubefedctl) -> Trace {
     orphaning(k, ctl);
     disable(k, ctl);
     unjoin(k, ctl);
+    in_one_namespace(k, ctl, &mut trace);
     trace
 }
 
@@ -166,8 +214,10 @@ fn join(k: &Kubectl, ctl: &Kubefedctl, trace: &mut Trace) {
     trace.push(fetch(k, "host", "secret/m1-credentials"));
     // The first Secret, whose name the server made up, has been replaced.
     let secrets = k.ok("host", &["get", "secrets", "-n", SYSTEM, "-o", "name"]);
-    let made_up: Vec<&str> =
-        secrets.lines().filter(|name| name.starts_with("secret/m1-") && *name != "secret/m1-credentials").collect();
+    let made_up: Vec<&str> = secrets
+        .lines()
+        .filter(|name| name.starts_with("secret/m1-") && *name != "secret/m1-credentials")
+        .collect();
     assert_eq!(made_up.len(), 1, "{secrets}");
     k.ok("host", &["delete", "-n", SYSTEM, made_up[0]]);
 }
@@ -197,7 +247,8 @@ fn enable(k: &Kubectl, ctl: &Kubefedctl, trace: &mut Trace) {
         });
     }
     let retains = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/retainReplicas";
-    let crd = |index: usize| trace.iter().filter(|(what, _)| what.starts_with("CRD host")).nth(index).unwrap();
+    let crd =
+        |index: usize| trace.iter().filter(|(what, _)| what.starts_with("CRD host")).nth(index).unwrap();
     assert!(crd(0).1.pointer(retains).is_none());
     assert!(crd(1).1.pointer(retains).is_some());
 
@@ -272,7 +323,12 @@ fn disable(k: &Kubectl, ctl: &Kubefedctl) {
     let args = ["disable", "networkpolicies.networking.k8s.io", "--delete-crd"];
     let refused = ctl.fails(&args);
     assert!(refused.contains("federatednetworkpolicies.types.kubefed.io"), "{refused}");
-    for object in ["federatednetworkpolicy/deny", "federatedwidget/w", "federatedservice/web", "federateddeployment/web"] {
+    for object in [
+        "federatednetworkpolicy/deny",
+        "federatedwidget/w",
+        "federatedservice/web",
+        "federateddeployment/web",
+    ] {
         k.ok("host", &["delete", object, "-n", "shop", "--timeout=60s"]);
     }
     k.ok("host", &["delete", "federatednamespace/shop", "-n", "shop", "--timeout=60s"]);
@@ -304,6 +360,44 @@ fn unjoin(k: &Kubectl, ctl: &Kubefedctl) {
     }
     eventually("the namespace goes with all that is in it", || k.absent("m1", "", &format!("ns/{SYSTEM}")));
     ctl.fails(&args);
+}
+
+/// `spec/kubefed.md §3`: what join makes for a control plane that is bound to its namespace.
+fn in_one_namespace(k: &Kubectl, ctl: &Kubefedctl, trace: &mut Trace) {
+    let namespace = |name| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+    let config = json!({"apiVersion": "core.kubefed.io/v1beta1", "kind": "KubeFedConfig",
+        "metadata": {"name": "kubefed", "namespace": "bound"}, "spec": {"scope": "Namespaced"}});
+    k.apply("host", &namespace("bound").to_string());
+    let args = ["m1", "--kubefed-namespace=bound", "--host-cluster-name=home", "--secret-name=m1"];
+    let missing = ctl.fails(&[&["join"], &args[..]].concat());
+    assert!(missing.contains("KubeFedConfig"), "{missing}");
+    // Other controls of this host may have something to say about a second KubeFedConfig; it is only read here.
+    k.apply("host", &config.to_string());
+    ctl.ok(&[&["join"], &args[..]].concat());
+    let role = "kubefed-controller-manager:m1-home";
+    let health = "kubefed-controller-manager:bound:healthcheck-m1-home";
+    for object in [
+        "bound sa/m1-home",
+        &format!("bound role/{role}"),
+        &format!("bound rolebinding/{role}"),
+        &format!("clusterrole/{health}"),
+        &format!("clusterrolebinding/{health}"),
+    ] {
+        let (what, mut made) = fetch(k, "m1", object);
+        // `spec/kubefed.md §6 (5)`: kubefedctl's verb is none.
+        if made["rules"][0]["verbs"] == json!(["Get"]) {
+            made["rules"][0]["verbs"] = json!(["get"]);
+        }
+        trace.push((what, made));
+    }
+    trace.push(fetch(k, "host", "bound kubefedcluster/m1"));
+    ctl.ok(&["unjoin", "m1", "--kubefed-namespace=bound", "--host-cluster-name=home"]);
+    for object in [format!("clusterrole/{health}"), format!("clusterrolebinding/{health}")] {
+        k.absent("m1", "", &object).unwrap();
+    }
+    k.absent("host", "bound", "kubefedcluster/m1").unwrap();
+    eventually("the namespace leaves the member", || k.absent("m1", "", "ns/bound"));
+    k.ok("host", &["delete", "namespace", "bound", "--timeout=60s"]);
 }
 
 /// An object as it is, evened out. The system namespace is meant unless another one is named.

@@ -13,11 +13,7 @@ use std::{
 
 use serde_json::{Value, json};
 use support::{
-    Kubectl, embedded, eventually, kubefed,
-    kubefed::Kubefedctl,
-    process::Process,
-    real::Cluster,
-    same,
+    Kubectl, embedded, eventually, kubefed, kubefed::Kubefedctl, process::Process, real::Cluster, same,
 };
 use tempfile::TempDir;
 
@@ -85,13 +81,17 @@ fn a_federation_of_kubefeds_is_taken_over_and_could_be_given_back() {
     step("what leaves the template leaves the members, and what others added stays");
     let k = &f.k;
     f.merge("federatedconfigmap/settings", json!({"data": {"a": "2", "b": null}}));
-    f.merge("federateddeployment/web", json!({"spec": {"template": {"metadata": {"labels": {"tier": null}}}}}));
+    f.merge(
+        "federateddeployment/web",
+        json!({"spec": {"template": {"metadata": {"labels": {"tier": null}}}}}),
+    );
     for member in MEMBERS {
         eventually("the change arrives", || {
             k.field(member, "shop", "configmap/settings", ".data.a").and_then(|a| same(a, "2".into()))
         });
         eventually("a field that KubeFed wrote goes", || {
-            k.field(member, "shop", "configmap/settings", ".data").and_then(|d| same(d, r#"{"a":"2"}"#.into()))
+            k.field(member, "shop", "configmap/settings", ".data")
+                .and_then(|d| same(d, r#"{"a":"2"}"#.into()))
         });
         eventually("a label that KubeFed wrote goes", || {
             k.field(member, "shop", "deployment/web", ".spec.template.metadata.labels")
@@ -223,11 +223,18 @@ impl Federation {
             "metadata": {"labels": {"app": "web"}},
             "spec": {"replicas": 2, "selector": {"matchLabels": {"app": "web"}}, "template": pod},
         });
-        let three = json!([{"clusterName": "m2", "clusterOverrides": [{"path": "/spec/replicas", "value": 3}]}]);
-        let service = json!({"spec": {"type": "NodePort", "selector": {"app": "web"}, "ports": [{"port": 80}]}});
+        let three =
+            json!([{"clusterName": "m2", "clusterOverrides": [{"path": "/spec/replicas", "value": 3}]}]);
+        let service =
+            json!({"spec": {"type": "NodePort", "selector": {"app": "web"}, "ports": [{"port": 80}]}});
         self.k.apply("host", r#"{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}}"#);
         for object in [
-            federated("FederatedNamespace", "shop", json!({"metadata": {"labels": {"team": "blue"}}}), json!([])),
+            federated(
+                "FederatedNamespace",
+                "shop",
+                json!({"metadata": {"labels": {"team": "blue"}}}),
+                json!([]),
+            ),
             federated("FederatedDeployment", "web", deployment, three),
             federated("FederatedService", "web", service, json!([])),
             federated("FederatedConfigMap", "settings", json!({"data": {"a": "1", "b": "2"}}), json!([])),
@@ -338,8 +345,10 @@ impl Federation {
             let spec = match kind {
                 "FederatedConfigMap" => json!({"data": {"a": "b"}}),
                 "FederatedService" => json!({"spec": {"ports": [{"port": 80}]}}),
-                _ => json!({"spec": {"replicas": 0, "selector": {"matchLabels": {"app": "probe"}}, "template": {
-                    "metadata": {"labels": {"app": "probe"}}, "spec": {"containers": [{"name": "p", "image": "p"}]}}}}),
+                _ => {
+                    json!({"spec": {"replicas": 0, "selector": {"matchLabels": {"app": "probe"}}, "template": {
+                    "metadata": {"labels": {"app": "probe"}}, "spec": {"containers": [{"name": "p", "image": "p"}]}}}})
+                }
             };
             let object = json!({"apiVersion": "types.kubefed.io/v1beta1", "kind": kind,
                 "metadata": {"name": name, "namespace": "shop"},
@@ -369,10 +378,7 @@ impl Federation {
             );
             let mut command = self.k.command(member, &["get", "--raw", &path]);
             let log = format!("watch-{member}-{resource}");
-            Watch {
-                what: (member, object),
-                process: Process::start(&log, self.dir.path(), &mut command),
-            }
+            Watch { what: (member, object), process: Process::start(&log, self.dir.path(), &mut command) }
         };
         seen.iter().map(start).collect()
     }
@@ -408,6 +414,7 @@ impl Federation {
             ("federatedconfigmaps", "shop"),
         ] {
             let list = self.k.json("host", &["get", "-n", namespace, resource]).unwrap();
+            assert_ne!(list["items"], json!([]), "{resource}");
             for object in list["items"].as_array().unwrap() {
                 for subresource in [&["--subresource=status"][..], &[]] {
                     if resource == "kubefedconfigs" && !subresource.is_empty() {

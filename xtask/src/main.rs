@@ -68,7 +68,9 @@ fn test(root: &Path, args: Vec<OsString>) -> Result<()> {
     }
     run(&mut tests)?;
     if kubefed.is_none() {
-        eprintln!("\nSKIPPED: nothing was compared with the genuine KubeFed. Install Go, or set HANSA_KUBEFED_ASSETS.");
+        eprintln!(
+            "\nSKIPPED: nothing was compared with the genuine KubeFed. Install Go, or set HANSA_KUBEFED_ASSETS."
+        );
     }
     if assets.is_none() {
         eprintln!(

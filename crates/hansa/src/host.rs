@@ -51,7 +51,9 @@ impl HostArgs {
         let (config, context) = self.kubeconfig()?;
         match &self.context {
             Some(_) => Ok(context),
-            None => config.current_context.context("the kubeconfig has no current context: give --host-cluster-context"),
+            None => config
+                .current_context
+                .context("the kubeconfig has no current context: give --host-cluster-context"),
         }
     }
 

@@ -201,7 +201,9 @@ fn host_name(args: &MemberArgs, context: &str) -> Result<String> {
         None => (context, "the host's context"),
     };
     if name.contains([':', '/']) {
-        bail!("{flag} {name:?} has a ':' or a '/', which no name in the cluster can have; give --host-cluster-name");
+        bail!(
+            "{flag} {name:?} has a ':' or a '/', which no name in the cluster can have; give --host-cluster-name"
+        );
     }
     Ok(name.to_owned())
 }

@@ -12,7 +12,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::enable::{Directive, Enabling, enable};
-use crate::error::is_code;
+use crate::error::{is_code, patiently};
 use crate::federate::{Federated, federated};
 use crate::resources::{Resource, lookup, served};
 use crate::{Error, Host};
@@ -113,7 +113,8 @@ impl Federation {
 /// The types that are federated with a namespace: those that live in it, but for what controllers make, what is federated already, the old group
 /// `extensions`, and what the user leaves out by a name of the type or by its group.
 fn contained<'a>(resources: &'a [Resource], skip: &[String]) -> Vec<&'a Resource> {
-    let by_controllers = |resource: &Resource| MADE_BY_CONTROLLERS.iter().any(|name| resource.is_called(name));
+    let by_controllers =
+        |resource: &Resource| MADE_BY_CONTROLLERS.iter().any(|name| resource.is_called(name));
     let skipped = |resource: &Resource| {
         let mut names = skip.iter().filter(|name| !name.is_empty());
         names.any(|name| *name == resource.target.group || resource.is_called(name))
@@ -187,7 +188,8 @@ async fn list(
     warn: &mut impl FnMut(String),
 ) -> Result<Vec<DynamicObject>, Error> {
     let name = resource.target.qualified_plural();
-    let listed = match api(client, resource, namespace).list(&ListParams::default()).await {
+    let api = api(client, resource, namespace);
+    let listed = match patiently(async || api.list(&ListParams::default()).await).await {
         Ok(list) => list.items,
         // A type may go between the moment the server was asked what it serves and now.
         Err(error) if is_code(&error, 404) || is_code(&error, 405) => Vec::new(),
@@ -199,7 +201,9 @@ async fn list(
         if name == "configmaps" && object_name == ROOT_CA {
             warn(format!("left out: {name} {object_name:?}, which every cluster makes for itself"));
         } else if let Some(why) = dns1123_subdomain(&object_name).first() {
-            warn(format!("left out: {name} {object_name:?}, whose name a federated object cannot have: {why}"));
+            warn(format!(
+                "left out: {name} {object_name:?}, whose name a federated object cannot have: {why}"
+            ));
         } else {
             kept.push(object);
         }
@@ -218,7 +222,7 @@ async fn create(client: &Client, types: &kube::core::ApiResource, object: &Value
     };
     let deadline = Instant::now() + SERVED;
     loop {
-        match api.create(&PostParams::default(), &made).await {
+        match patiently(async || api.create(&PostParams::default(), &made).await).await {
             Err(error) if is_code(&error, 404) && Instant::now() < deadline => {
                 tokio::time::sleep(POLL).await;
             }
@@ -239,7 +243,8 @@ mod tests {
     /// `spec/kubefed.md §3`: what `--contents` skips.
     #[test]
     fn contents_are_what_a_user_put_there() {
-        let mut cluster_scoped = resource("rbac.authorization.k8s.io", "v1", "ClusterRole", "clusterroles", &[]);
+        let mut cluster_scoped =
+            resource("rbac.authorization.k8s.io", "v1", "ClusterRole", "clusterroles", &[]);
         cluster_scoped.target.scope = ResourceScope::Cluster;
         let mut reviews = resource("authorization.k8s.io", "v1", "LocalSubjectAccessReview", "lsars", &[]);
         reviews.verbs = vec!["create".to_owned()];
@@ -256,7 +261,13 @@ mod tests {
             resource("batch", "v1", "Job", "jobs", &[]),
             resource("extensions", "v1beta1", "Deployment", "deployments", &["deploy"]),
             resource("core.kubefed.io", "v1alpha1", "PropagatedVersion", "propagatedversions", &[]),
-            resource("types.kubefed.io", "v1beta1", "FederatedDeployment", "federateddeployments", &["fdeploy"]),
+            resource(
+                "types.kubefed.io",
+                "v1beta1",
+                "FederatedDeployment",
+                "federateddeployments",
+                &["fdeploy"],
+            ),
             cluster_scoped,
             reviews,
         ];

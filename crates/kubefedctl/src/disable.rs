@@ -11,7 +11,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use crate::enable::{Directive, Enabling};
-use crate::error::is_code;
+use crate::error::{is_code, patiently};
 use crate::resources::{lookup, served};
 use crate::{Error, Host};
 
@@ -77,7 +77,9 @@ pub async fn disable(
     }
     if config.is_some() {
         match configs.delete(&name, &DeleteParams::default()).await {
-            Err(error) if !is_code(&error, 404) => return Err(doing("delete the FederatedTypeConfig")(error)),
+            Err(error) if !is_code(&error, 404) => {
+                return Err(doing("delete the FederatedTypeConfig")(error));
+            }
             _ => say(format!("federatedtypeconfig {shown:?} deleted")),
         }
     }
@@ -95,7 +97,8 @@ async fn config_name(host: &Host, name: &str) -> Result<String, Error> {
 async fn refuse_in_use(host: &Host, federated: &ApiResource) -> Result<(), Error> {
     let crd = federated.qualified_plural();
     let objects = Api::<DynamicObject>::all_with(host.client.clone(), &federated.to_kube());
-    match objects.list(&ListParams::default().limit(1)).await {
+    let one = ListParams::default().limit(1);
+    match patiently(async || objects.list(&one).await).await {
         Ok(list) if list.items.is_empty() => Ok(()),
         Ok(_) => Err(Error::InUse(crd)),
         Err(error) if is_code(&error, 404) => Ok(()),

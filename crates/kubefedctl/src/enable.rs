@@ -103,12 +103,7 @@ impl Enabling {
     }
 
     /// Makes the two objects for a type.
-    pub fn generate(
-        resource: &Resource,
-        directive: &Directive,
-        has_replicas: bool,
-        namespace: &str,
-    ) -> Self {
+    pub fn generate(resource: &Resource, directive: &Directive, has_replicas: bool, namespace: &str) -> Self {
         let mut config = federated::type_config(&resource.target);
         config.metadata.namespace = Some(namespace.to_owned());
         config.spec.federated_type.group.clone_from(&directive.federated_group);
@@ -120,7 +115,8 @@ impl Enabling {
 
     /// Whether the type can be enabled beside those that are.
     pub fn fits(&self, existing: &[FederatedTypeConfig]) -> Result<(), Refused> {
-        let described = |resource: &ApiResource| format!("{}/{}", resource.qualified_plural(), resource.version);
+        let described =
+            |resource: &ApiResource| format!("{}/{}", resource.qualified_plural(), resource.version);
         let names = |resource: &ApiResource| (resource.qualified_plural(), resource.version.clone());
         let (target, federated) = (&self.config.spec.target_type, &self.config.spec.federated_type);
         for config in existing {
@@ -161,7 +157,8 @@ const SAME_OBJECTS: [(&str, &[&str]); 7] = [
 
 /// Whether two types are the same objects under different groups or versions.
 fn are_same_objects(one: &ApiResource, other: &ApiResource) -> bool {
-    let groups = SAME_OBJECTS.iter().find(|(plural, _)| *plural == one.plural_name).map(|(_, groups)| *groups);
+    let groups =
+        SAME_OBJECTS.iter().find(|(plural, _)| *plural == one.plural_name).map(|(_, groups)| *groups);
     let differs = (&one.group, &one.version) != (&other.group, &other.version);
     one.plural_name == other.plural_name
         && differs
@@ -184,7 +181,9 @@ pub enum Refused {
         wanted: String,
     },
     /// The same objects are federated under another group or version.
-    #[error("{target:?} are the same objects as {existing:?}, which the FederatedTypeConfig {config:?} federates already")]
+    #[error(
+        "{target:?} are the same objects as {existing:?}, which the FederatedTypeConfig {config:?} federates already"
+    )]
     Equivalent {
         /// The type.
         target: String,
@@ -281,7 +280,8 @@ mod tests {
 
     #[test]
     fn the_objects_are_those_of_kubefed() {
-        let Enabling { config, crd } = Enabling::generate(&deployments("v1"), &Directive::new("deploy"), true, "fed");
+        let Enabling { config, crd } =
+            Enabling::generate(&deployments("v1"), &Directive::new("deploy"), true, "fed");
         let config = serde_json::to_value(config).unwrap();
         assert_eq!(config["metadata"], json!({"name": "deployments.apps", "namespace": "fed"}));
         assert_eq!(
@@ -302,7 +302,8 @@ mod tests {
         let text = "apiVersion: core.kubefed.io/v1beta1\nkind: EnableTypeDirective\nmetadata:\n  name: bars\nspec:\n  \
                     targetVersion: v2\n  federatedGroup: fed.example.org\n";
         let directive = Directive::parse(text).unwrap();
-        let new = Enabling::generate(&resource("example.org", "v2", "Bar", "bars", &[]), &directive, false, "fed");
+        let new =
+            Enabling::generate(&resource("example.org", "v2", "Bar", "bars", &[]), &directive, false, "fed");
         assert_eq!(new.crd["metadata"]["name"], "federatedbars.fed.example.org");
         assert_eq!(new.config.spec.federated_type.version, "v1beta1");
         assert_eq!(directive.version.as_deref(), Some("v2"));

@@ -1,5 +1,7 @@
 //! What can go wrong in a command.
 
+use std::time::Duration;
+
 use hansa_transport::explain;
 
 use crate::enable::Refused;
@@ -9,12 +11,12 @@ use crate::resources::LookupError;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A cluster did not do what it was asked.
-    #[error("{doing}: {}", explain(source))]
+    #[error("{doing}: {}", explain(.error))]
     Request {
         /// What was being done, and to what.
         doing: String,
-        /// What came back.
-        source: Box<kube::Error>,
+        /// What came back; it is told in full above.
+        error: Box<kube::Error>,
     },
     /// A type was not found.
     #[error(transparent)]
@@ -29,7 +31,9 @@ pub enum Error {
     #[error("{0}")]
     Usage(String),
     /// There is no control plane where one is expected.
-    #[error("there is no KubeFedConfig {name:?} in the namespace {namespace:?}: does a control plane run there?")]
+    #[error(
+        "there is no KubeFedConfig {name:?} in the namespace {namespace:?}: does a control plane run there?"
+    )]
     NoConfig {
         /// The name looked for.
         name: &'static str,
@@ -61,11 +65,27 @@ impl Error {
     /// For `map_err`, with what was being done.
     pub(crate) fn doing(doing: impl Into<String>) -> impl FnOnce(kube::Error) -> Self {
         let doing = doing.into();
-        move |source| Self::Request { doing, source: Box::new(source) }
+        move |error| Self::Request { doing, error: Box::new(error) }
     }
 }
 
 /// Whether a request failed with this HTTP status.
 pub(crate) fn is_code(error: &kube::Error, code: u16) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == code)
+}
+
+/// How often a server that asks for patience is asked, as Go's client does.
+const ATTEMPTS: usize = 10;
+/// The pause between, which such servers name.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Asks again where a server is not ready to answer yet, as for a type that was made a moment ago.
+pub(crate) async fn patiently<T>(attempt: impl AsyncFn() -> kube::Result<T>) -> kube::Result<T> {
+    for _ in 1..ATTEMPTS {
+        match attempt().await {
+            Err(error) if is_code(&error, 429) => tokio::time::sleep(PAUSE).await,
+            outcome => return outcome,
+        }
+    }
+    attempt().await
 }

@@ -165,17 +165,16 @@ mod tests {
         );
         let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "ci", "namespace": "shop"},
             "secrets": [{"name": "ci-token"}], "imagePullSecrets": [{"name": "registry"}]});
-        assert_eq!(
-            made(&account)["spec"]["template"],
-            json!({"imagePullSecrets": [{"name": "registry"}]})
-        );
+        assert_eq!(made(&account)["spec"]["template"], json!({"imagePullSecrets": [{"name": "registry"}]}));
         let role = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": "r"}});
         assert_eq!(made(&role)["metadata"], json!({"name": "r"}));
     }
 
     #[test]
     fn a_file_may_hold_several_objects_and_mistakes_are_counted() {
-        let object = |name: &str| format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}, namespace: n}}\n");
+        let object = |name: &str| {
+            format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}, namespace: n}}\n")
+        };
         let text = format!("---\n{}---\n---\n{}", object("a"), object("b"));
         let names: Vec<Value> = from_documents(&text)
             .unwrap()
@@ -191,6 +190,15 @@ mod tests {
     }
 
     proptest! {
+        /// Files are read or refused, whatever is in them.
+        #[test]
+        fn any_file_is_read_or_refused(text in "\\PC{0,60}", yaml in "([a-z\\-]{1,4}:?[ \n\\[{&*!|>]{0,2}){0,12}") {
+            for text in [&text, &yaml, &format!("apiVersion: v1\nkind: Service\nmetadata:\n  name: a\n{yaml}")] {
+                drop(from_documents(text));
+                drop(crate::Directive::parse(text));
+            }
+        }
+
         /// Nothing of a kind's own content is lost, and nothing that is not content stays, whatever an object looks like.
         #[test]
         fn content_is_kept_whatever_it_is(content in "[a-z]{1,8}", value in any::<i64>(), with_metadata in any::<bool>()) {

@@ -105,7 +105,8 @@ fn in_member(account: &str, namespace: &str, scope: Scope) -> Vec<Value> {
 pub async fn join(host: &Host, join: &Join) -> Result<(), Error> {
     let namespace = host.namespace.as_str();
     let configs = Api::<KubeFedConfig>::namespaced(host.client.clone(), namespace);
-    let config = configs.get_opt(KUBEFED_CONFIG).await.map_err(Error::doing("cannot read the KubeFedConfig"))?;
+    let config =
+        configs.get_opt(KUBEFED_CONFIG).await.map_err(Error::doing("cannot read the KubeFedConfig"))?;
     let missing = || Error::NoConfig { name: KUBEFED_CONFIG, namespace: namespace.to_owned() };
     let scope = config.ok_or_else(missing)?.spec.scope;
 
@@ -241,7 +242,8 @@ async fn put_secret(host: &Host, join: &Join, token: ByteString) -> Result<Strin
             Ok(name.clone())
         }
         None => {
-            let mut secret = Secret { data: Some(BTreeMap::from([("token".to_owned(), token)])), ..Secret::default() };
+            let mut secret =
+                Secret { data: Some(BTreeMap::from([("token".to_owned(), token)])), ..Secret::default() };
             secret.metadata.generate_name = Some(format!("{}-", join.name));
             let secrets = Api::<Secret>::namespaced(host.client.clone(), &host.namespace);
             let made = secrets.create(&PostParams::default(), &secret).await.map_err(doing())?;
@@ -288,12 +290,7 @@ mod tests {
         let health = "kubefed-controller-manager:fed:healthcheck-m1-host";
         assert_eq!(
             kinds(&objects)[2..],
-            [
-                ("Role", role),
-                ("RoleBinding", role),
-                ("ClusterRole", health),
-                ("ClusterRoleBinding", health)
-            ]
+            [("Role", role), ("RoleBinding", role), ("ClusterRole", health), ("ClusterRoleBinding", health)]
         );
         assert_eq!(objects[2]["metadata"]["namespace"], "fed");
         assert!(objects[4]["metadata"].get("namespace").is_none());

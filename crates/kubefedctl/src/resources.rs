@@ -237,10 +237,7 @@ pub(crate) mod tests {
 
     #[test]
     fn a_version_that_is_not_preferred_is_found_when_it_is_named() {
-        assert_eq!(
-            lookup(&cluster(), "deployments", Some("v1beta1")).unwrap().target.version,
-            "v1beta1"
-        );
+        assert_eq!(lookup(&cluster(), "deployments", Some("v1beta1")).unwrap().target.version, "v1beta1");
         let error = lookup(&cluster(), "deployments", Some("v7")).unwrap_err().to_string();
         assert!(error.contains("deployments") && error.contains("v7"), "{error}");
     }

@@ -29,7 +29,8 @@ pub struct Unjoin {
 pub async fn unjoin(host: &Host, unjoin: &Unjoin, mut warn: impl FnMut(String)) -> Result<(), Error> {
     let clusters = Api::<KubeFedCluster>::namespaced(host.client.clone(), &host.namespace);
     let described = format!("KubeFedCluster {}/{}", host.namespace, unjoin.name);
-    let cluster = clusters.get(&unjoin.name).await.map_err(Error::doing(format!("cannot read {described}")))?;
+    let cluster =
+        clusters.get(&unjoin.name).await.map_err(Error::doing(format!("cannot read {described}")))?;
     if host.dry_run {
         return Ok(());
     }
@@ -90,8 +91,6 @@ where
 {
     match api.delete(name, &DeleteParams::default()).await {
         Err(error) if is_code(&error, 404) => Ok(()),
-        outcome => {
-            outcome.map(drop).map_err(Error::doing(format!("cannot delete {} {name}", K::kind(&()))))
-        }
+        outcome => outcome.map(drop).map_err(Error::doing(format!("cannot delete {} {name}", K::kind(&())))),
     }
 }
