@@ -276,7 +276,6 @@ mod tests {
         assert!(parsed("kubefedctl enable").is_err());
         assert!(parsed("kubefedctl enable deploy -f x").is_err());
         assert!(parsed("kubefedctl federate deploy web -t -o yaml").is_err());
-        assert!(parsed("hansa-kubefedctl version").is_err());
     }
 
     #[test]
