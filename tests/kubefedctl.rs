@@ -360,6 +360,17 @@ fn unjoin(k: &Kubectl, ctl: &Kubefedctl) {
     }
     eventually("the namespace goes with all that is in it", || k.absent("m1", "", &format!("ns/{SYSTEM}")));
     ctl.fails(&args);
+
+    // A host that is its own member keeps the namespace of its control plane.
+    let host = ["--cluster-context", "host", "--host-cluster-context", "host"];
+    ctl.ok(&[&["join", "home"], &host[..]].concat());
+    ctl.ok(&[&["join", "home", "--error-on-existing=false"], &host[..]].concat());
+    k.ok("host", &["get", "-n", SYSTEM, "serviceaccount/home-host", "kubefedcluster/home"]);
+    ctl.ok(&[&["unjoin", "home"], &host[..]].concat());
+    k.absent("host", SYSTEM, "serviceaccount/home-host").unwrap();
+    k.absent("host", SYSTEM, "kubefedcluster/home").unwrap();
+    assert_eq!(k.field("host", "", &format!("ns/{SYSTEM}"), ".status.phase").unwrap(), "Active");
+    k.ok("host", &["get", "-n", SYSTEM, "kubefedconfig/kubefed"]);
 }
 
 /// `spec/kubefed.md §3`: what join makes for a control plane that is bound to its namespace.

@@ -61,8 +61,6 @@ pub(crate) async fn run(args: Enable) -> Result<()> {
         enabling.config.metadata.namespace = None;
         return kubefedctl::print([&serde_json::to_value(&enabling.config)?, &enabling.crd]);
     }
-    let mut lines = String::new();
-    let done = hansa_kubefedctl::enable(&host, &enabling, |line| lines += &format!("{line}\n")).await;
-    say(&lines)?;
-    Ok(done?)
+    let tell = |line: String| drop(say(&format!("{line}\n")));
+    Ok(hansa_kubefedctl::enable(&host, &enabling, tell).await?)
 }

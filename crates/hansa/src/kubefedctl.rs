@@ -57,10 +57,11 @@ impl Global {
         named.map(str::to_owned).or_else(of_context).unwrap_or_else(|| "default".to_owned())
     }
 
-    /// kubefedctl takes the current context for the host, whatever contexts there are.
+    /// kubefedctl takes the current context for the host, whatever contexts there are. Inside a Pod there may be none.
     fn in_current_context(mut self) -> Result<Self> {
-        if self.host_cluster_context.is_none() {
-            self.host_cluster_context = Some(self.args().current_context()?);
+        let args = self.args();
+        if self.host_cluster_context.is_none() && (self.kubeconfig.is_some() || args.kubeconfig().is_ok()) {
+            self.host_cluster_context = Some(args.current_context()?);
         }
         Ok(self)
     }
@@ -264,6 +265,7 @@ mod tests {
             "kubefedctl enable -f directive.yaml --kubefed-namespace fed --kubeconfig k",
             "kubefedctl disable deploy --delete-crd --dry-run=false",
             "kubefedctl federate ns shop -c -t -s pods,rs --skip-api-resources ep",
+            "kubefedctl federate ns shop -ct -n shop",
             "kubefedctl federate -f - -o yaml",
             "kubefedctl orphaning-deletion enable federateddeployment web -n shop --host-cluster-context host",
             "kubefedctl version",

@@ -297,6 +297,16 @@ mod tests {
         assert_eq!(crd["spec"]["names"]["shortNames"], json!(["fdeploy"]));
     }
 
+    /// `spec/kubefed.md §0 (18)`: kinds with a dash, and targets in the group of the federated types.
+    #[test]
+    fn a_target_may_have_an_odd_kind_and_the_federated_group() {
+        let odd = resource("types.kubefed.io", "v1", "TestTarget-1b9d-b", "testtargets-1b9d-b", &[]);
+        let Enabling { config, crd } = made(&odd);
+        assert_eq!(config.name_any(), "testtargets-1b9d-b.types.kubefed.io");
+        assert_eq!(crd["metadata"]["name"], "federatedtesttargets-1b9d-b.types.kubefed.io");
+        assert_eq!(crd["spec"]["names"]["kind"], "FederatedTestTarget-1b9d-b");
+    }
+
     #[test]
     fn a_directive_says_under_which_group_and_version() {
         let text = "apiVersion: core.kubefed.io/v1beta1\nkind: EnableTypeDirective\nmetadata:\n  name: bars\nspec:\n  \

@@ -234,12 +234,21 @@ async fn token(
 async fn put_secret(host: &Host, join: &Join, token: ByteString) -> Result<String, Error> {
     let doing = || Error::doing("cannot keep the token on the host");
     let data = json!({ "token": token });
-    match &join.secret_name {
+    let name = match &join.secret_name {
+        Some(name) => Some(name.clone()),
+        None => {
+            // A cluster that joins again goes on with the Secret it has.
+            let clusters = Api::<KubeFedCluster>::namespaced(host.client.clone(), &host.namespace);
+            let found = clusters.get_opt(&join.name).await.map_err(doing())?;
+            found.map(|cluster| cluster.spec.secret_ref.name)
+        }
+    };
+    match name {
         Some(name) => {
             let metadata = json!({ "name": name, "namespace": host.namespace });
             let secret = json!({ "apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": data });
             put(&host.client, &secret).await?;
-            Ok(name.clone())
+            Ok(name)
         }
         None => {
             let mut secret =
