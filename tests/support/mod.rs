@@ -4,6 +4,7 @@
 
 pub mod embedded;
 pub mod kubectl;
+pub mod kubefed;
 pub mod process;
 pub mod real;
 

@@ -41,7 +41,10 @@ const KUBEFED: &[(&str, &str)] = &[
     ("kubefed-webhook", "sigs.k8s.io/kubefed/cmd/webhook"),
 ];
 
-/// The directory with the genuine programs of KubeFed: `HANSA_KUBEFED_ASSETS` if that is set, else built; `None` without a Go
+/// Its CRDs, in its source.
+const KUBEFED_CRDS: &str = "charts/kubefed/charts/controllermanager/crds/crds.yaml";
+
+/// The directory with the genuine programs of KubeFed and its CRDs (`crds.yaml`): `HANSA_KUBEFED_ASSETS` if that is set, else built; `None` without a Go
 /// toolchain.
 pub(crate) fn kubefed(root: &Path) -> Result<Option<PathBuf>> {
     if let Some(dir) = env::var_os("HANSA_KUBEFED_ASSETS").map(PathBuf::from) {
@@ -54,7 +57,16 @@ pub(crate) fn kubefed(root: &Path) -> Result<Option<PathBuf>> {
     fs::create_dir_all(&cache).with_context(|| cache.display().to_string())?;
     let lock = fs::File::create(cache.join("lock"))?;
     lock.lock().context("cannot lock the cache")?;
-    go_build(&root.join("xtask/kubernetes/kubefed"), &cache, "-s -w", KUBEFED)?;
+    let module = root.join("xtask/kubernetes/kubefed");
+    go_build(&module, &cache, "-s -w", KUBEFED)?;
+    let found = Command::new("go")
+        .current_dir(&module)
+        .env("GOWORK", "off")
+        .args(["list", "-mod=readonly", "-m", "-f", "{{.Dir}}", "sigs.k8s.io/kubefed"])
+        .output()?;
+    let source = PathBuf::from(String::from_utf8_lossy(&found.stdout).trim());
+    let crds = source.join(KUBEFED_CRDS);
+    fs::copy(&crds, cache.join("crds.yaml")).with_context(|| crds.display().to_string())?;
     Ok(Some(cache))
 }
 

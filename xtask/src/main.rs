@@ -62,10 +62,16 @@ fn test(root: &Path, args: Vec<OsString>) -> Result<()> {
     if let Some(dir) = &assets {
         tests.env("KUBEBUILDER_ASSETS", dir);
     }
-    if let Some(dir) = k8s::kubefed(root)? {
+    let kubefed = k8s::kubefed(root)?;
+    if let Some(dir) = &kubefed {
         tests.env("HANSA_KUBEFED_ASSETS", dir);
     }
     run(&mut tests)?;
+    if kubefed.is_none() {
+        eprintln!(
+            "\nSKIPPED: nothing was compared with the genuine KubeFed. Install Go, or set HANSA_KUBEFED_ASSETS."
+        );
+    }
     if assets.is_none() {
         eprintln!(
             "\n{0}\nSKIPPED: the end-to-end tests did not run against real clusters.\nInstall Go, or set KUBEBUILDER_ASSETS to a directory with the envtest binaries.\n{0}",

@@ -210,7 +210,7 @@ impl Informers {
 
     /// How many objects there are in all members together.
     pub fn count(&self) -> usize {
-        self.table.read().objects.values().map(|held| held.1.len()).sum()
+        self.table.read().objects.values().map(Vec::len).sum()
     }
 
     /// The names of all objects that some member has.

@@ -117,25 +117,18 @@ pub fn valid_name(name: &str) -> bool {
         && !name.ends_with('-')
 }
 
-/// Takes a cluster in: looks at everything that can be looked at before anything is written, makes the Cluster, and waits until it is ready or says why
-/// not.
-pub async fn join(
-    host: Client,
-    connect: &Connect,
-    request: JoinRequest,
-    mut progress: impl FnMut(Progress),
-) -> Result<Cluster, JoinError> {
-    let name = request.name.clone();
-    if !valid_name(&name) {
-        return Err(JoinError::Name(name));
+/// Looks at everything that can be looked at before a cluster is taken in; nothing is written. Gives its kubeconfig, reduced to what is needed.
+pub async fn examine(host: &Client, connect: &Connect, request: &JoinRequest) -> Result<String, JoinError> {
+    let name = &request.name;
+    if !valid_name(name) {
+        return Err(JoinError::Name(name.clone()));
     }
     let target = Target::from_kubeconfig(&request.kubeconfig, request.context.as_deref())?;
     let kubeconfig = hansa_transport::kubeconfig::minify(&request.kubeconfig, request.context.as_deref())?;
-    progress(Progress::Checking);
     let clusters: Api<Cluster> = Api::all(host.clone());
     let there = clusters.list(&ListParams::default()).await.map_err(|error| host_error(&error))?;
-    if there.items.iter().any(|cluster| cluster.name_any() == name) {
-        return Err(JoinError::Exists(name));
+    if there.items.iter().any(|cluster| cluster.name_any() == *name) {
+        return Err(JoinError::Exists(name.clone()));
     }
     let remote = Remote::connect(connect, target)?;
     let found = remote.uid().await?;
@@ -149,7 +142,21 @@ pub async fn join(
     let me = Known { name: name.clone(), uid: String::new(), created: None };
     identity::check(&found, &me, &host_uid, &others)?;
     may_join(&remote).await?;
+    Ok(kubeconfig)
+}
 
+/// Takes a cluster in: looks at everything that can be looked at before anything is written, makes the Cluster, and waits until it is ready or says why
+/// not.
+pub async fn join(
+    host: Client,
+    connect: &Connect,
+    request: JoinRequest,
+    mut progress: impl FnMut(Progress),
+) -> Result<Cluster, JoinError> {
+    progress(Progress::Checking);
+    let kubeconfig = examine(&host, connect, &request).await?;
+    let name = request.name.clone();
+    let clusters: Api<Cluster> = Api::all(host);
     let spec = ClusterSpec {
         join_federation: true,
         enable: true,

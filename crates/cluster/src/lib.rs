@@ -26,7 +26,7 @@ pub use controller::ControllerOptions;
 pub use informer::{
     Change, Informers, Lookup, ObjectKey, Observed, ResourceVersion, Subscription, Uid, is_applied,
 };
-pub use join::{JoinError, JoinRequest, Progress, UnjoinError, join, unjoin, update, valid_name};
+pub use join::{JoinError, JoinRequest, Progress, UnjoinError, examine, join, unjoin, update, valid_name};
 pub use marks::Marks;
 pub use member::{Member, target_of};
 pub use registry::{Connect, Options, Registry, Snapshot, connect};

@@ -125,6 +125,7 @@ pub(crate) fn target(registration: &Registration) -> Result<Target, Malformed> {
 
 /// How a registered member is reached with `token`, for a program that asks it once; the error is for people.
 pub fn target_of(cluster: &KubeFedCluster, token: Option<String>) -> Result<Target, String> {
+    let token = token.map_or(Token::Absent, Token::Given);
     target(&Registration { cluster: Arc::new(cluster.clone()), token }).map_err(|error| error.to_string())
 }
 

@@ -503,7 +503,8 @@ impl Engine {
     ) -> kube::Result<Option<String>> {
         let patch = json!({ "status": written.status });
         if !self.collector.collects() {
-            let metadata = host::patch_status(&self.shared.host, api.resource_url(), &key.name, &patch).await?;
+            let metadata =
+                host::patch_status(&self.shared.host, api.resource_url(), &key.name, &patch).await?;
             return Ok(metadata.resource_version);
         }
         let params =
@@ -535,7 +536,11 @@ impl Engine {
         let changed =
             !matches!(copy, Some(Observation::Present(copy)) if before == Some(&*copy.resource_version));
         let told = if *recreated && !matches!(outcome, Outcome::Failed(_)) {
-            Some((Severity::Normal, "RecreateInCluster", "Recreating, as the cluster does not let it be changed,"))
+            Some((
+                Severity::Normal,
+                "RecreateInCluster",
+                "Recreating, as the cluster does not let it be changed,",
+            ))
         } else {
             events::of_step(action, outcome, changed, is_news)
         };

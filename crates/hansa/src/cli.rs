@@ -6,6 +6,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use hansa_metrics::Bind;
 
+use crate::{disable, enable, federate, kubefedctl, membership, orphaning};
+
 /// Control plane for federations of Kubernetes clusters.
 #[derive(Debug, Parser)]
 #[command(name = "hansa", version, propagate_version = true, max_term_width = 100)]
@@ -35,6 +37,16 @@ pub(crate) enum Command {
     Join(Join),
     /// Take a member out of the federation; its workloads stay as they are
     Unjoin(Unjoin),
+    /// Have a type propagated: makes its federated type and turns propagation on
+    Enable(enable::Enable),
+    /// Have a type propagated no longer
+    Disable(disable::Disable),
+    /// Make a federated object from an object, or from everything in a namespace
+    Federate(federate::Federate),
+    /// Keep the members' copies of an object that is deleted on the host, or not
+    OrphaningDeletion(orphaning::Orphaning),
+    /// Do as kubefedctl does, with its commands and flags; so does this program under the name kubefedctl
+    Kubefedctl(kubefedctl::Kubefedctl),
     /// Show what the host knows
     Get(Get),
     /// Show what applying federated objects would change on which member, before it does
@@ -67,7 +79,7 @@ pub(crate) struct HostArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) kubeconfig: Option<PathBuf>,
     /// The context in it that is the host [default: `host` if there is one, else the current context]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, visible_alias = "host-cluster-context", value_name = "NAME")]
     pub(crate) context: Option<String>,
 }
 
@@ -184,6 +196,8 @@ pub(crate) struct Join {
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     pub(crate) timeout: u64,
     #[command(flatten)]
+    pub(crate) kubefedctl: membership::JoinFlags,
+    #[command(flatten)]
     pub(crate) output: OutputArgs,
 }
 
@@ -196,6 +210,8 @@ pub(crate) struct Unjoin {
     /// How long to wait until the member is out, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     pub(crate) timeout: u64,
+    #[command(flatten)]
+    pub(crate) kubefedctl: membership::UnjoinFlags,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }

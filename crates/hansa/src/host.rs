@@ -46,6 +46,17 @@ impl HostArgs {
         Ok((config, context))
     }
 
+    /// The context that kubectl would use: the one named, else the current one.
+    pub(crate) fn current_context(&self) -> Result<String> {
+        let (config, context) = self.kubeconfig()?;
+        match &self.context {
+            Some(_) => Ok(context),
+            None => config
+                .current_context
+                .context("the kubeconfig has no current context: give --host-cluster-context"),
+        }
+    }
+
     /// The text of the kubeconfig, and the context in it; none is needed where `master` is the address of the host.
     fn config(&self, master: Option<&str>) -> Result<(String, Option<String>)> {
         match self.kubeconfig() {

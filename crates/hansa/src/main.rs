@@ -3,16 +3,21 @@
 mod cli;
 mod config;
 mod data_dir;
+mod disable;
+mod enable;
 mod explain;
+mod federate;
 mod gateway;
 mod get;
 mod host;
 mod install;
 mod klog;
 mod kubeconfig;
+mod kubefedctl;
 mod log;
 mod manifests;
 mod membership;
+mod orphaning;
 mod output;
 mod plan;
 mod processes;
@@ -29,7 +34,7 @@ use crate::cli::{Cli, Command};
 
 fn main() -> ExitCode {
     let klog::Arguments { rest, verbosity } = klog::arguments(std::env::args_os());
-    let cli = Cli::parse_from(rest);
+    let cli = Cli::parse_from(kubefedctl::arguments(rest.into_iter()));
     let log = log::begin(verbosity.map_or(log_filter(&cli.command), klog::filter));
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -60,6 +65,11 @@ async fn run(command: Command) -> Result<ExitCode> {
         Command::Install { host } => install::install(&host.client()?).await,
         Command::Join(args) => membership::join(args).await,
         Command::Unjoin(args) => membership::unjoin(args).await,
+        Command::Enable(args) => enable::run(args).await,
+        Command::Disable(args) => disable::run(args).await,
+        Command::Federate(args) => federate::run(args).await,
+        Command::OrphaningDeletion(args) => orphaning::run(args).await,
+        Command::Kubefedctl(args) => kubefedctl::run(args).await,
         Command::Get(args) => get::run(args.what).await,
         Command::Kubeconfig(args) => kubeconfig::run(&args).await,
         Command::Manifests(args) => manifests::run(&args),
@@ -76,6 +86,7 @@ async fn run(command: Command) -> Result<ExitCode> {
 fn log_filter(command: &Command) -> &'static str {
     match command {
         Command::ControllerManager(_) | Command::Apiserver(_) => "info",
+        Command::Kubefedctl(args) => args.log(),
         _ => "warn",
     }
 }

@@ -3,10 +3,11 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Context, Result, bail};
+use clap::{ArgAction, Args};
 use hansa_api::{
     Cluster,
     cluster::{ClusterSpec, Connection, ConnectionType, condition},
-    names::{ADMINS_BINDING, ADMINS_GROUP, FIELD_MANAGER},
+    names::{ADMINS_BINDING, ADMINS_GROUP, FIELD_MANAGER, SYSTEM_NAMESPACE},
     time::ByteString,
 };
 use hansa_cluster::{JoinRequest, connect};
@@ -24,8 +25,73 @@ use crate::{
     output::{self, Progress, Table},
 };
 
+/// kubefedctl's flags of `join`, for those who know them.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Known from kubefedctl")]
+pub(crate) struct JoinFlags {
+    /// =false gives a cluster that is a member already the kubeconfig anew, as --update does
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = true,
+        hide_possible_values = true, action = ArgAction::Set)]
+    error_on_existing: bool,
+    /// Without effect: names in the member do not speak of the host
+    #[arg(long, value_name = "NAME")]
+    host_cluster_name: Option<String>,
+    /// Without effect: the Secrets of a member have names of their own
+    #[arg(long, value_name = "NAME")]
+    secret_name: Option<String>,
+    #[command(flatten)]
+    common: CommonFlags,
+}
+
+/// kubefedctl's flags of `unjoin`.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Known from kubefedctl")]
+pub(crate) struct UnjoinFlags {
+    /// Without effect: a member that cannot be reached is taken out like any other
+    #[arg(long)]
+    force: bool,
+    /// Without effect: the host knows how the member is reached
+    #[arg(long, value_name = "NAME")]
+    cluster_context: Option<String>,
+    /// Without effect: names in the member do not speak of the host
+    #[arg(long, value_name = "NAME")]
+    host_cluster_name: Option<String>,
+    #[command(flatten)]
+    common: CommonFlags,
+}
+
+#[derive(Debug, Args)]
+struct CommonFlags {
+    /// Look, and write nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// The namespace of the control plane; Cluster objects have theirs always in the same one
+    #[arg(long, value_name = "NAMESPACE", default_value = SYSTEM_NAMESPACE)]
+    kubefed_namespace: String,
+}
+
+impl CommonFlags {
+    /// Says which flags that were given do nothing here; refuses what would be something else than was asked.
+    fn check(&self, without_effect: &[(&str, bool)]) -> Result<()> {
+        for (flag, _) in without_effect.iter().filter(|(_, given)| *given) {
+            eprintln!("note: {flag} has no effect here; `hansa kubefedctl` does all that kubefedctl does");
+        }
+        if self.kubefed_namespace != SYSTEM_NAMESPACE {
+            bail!(
+                "a Cluster is served by the control plane in {SYSTEM_NAMESPACE:?}; for one in another namespace use `hansa kubefedctl`"
+            );
+        }
+        Ok(())
+    }
+}
+
 /// `hansa join`.
 pub(crate) async fn join(args: cli::Join) -> Result<()> {
+    let flags = &args.kubefedctl;
+    flags.common.check(&[
+        ("--host-cluster-name", flags.host_cluster_name.is_some()),
+        ("--secret-name", flags.secret_name.is_some()),
+    ])?;
     let host = HostArgs { kubeconfig: args.host_kubeconfig.clone(), context: args.context.clone() };
     let request = JoinRequest {
         name: args.name.clone(),
@@ -45,12 +111,22 @@ pub(crate) async fn join(args: cli::Join) -> Result<()> {
         });
     };
     let host = host.client()?;
-    let cluster = match args.update {
+    if flags.common.dry_run {
+        hansa_cluster::examine(&host, &connect(), &request).await?;
+        return output::say(&format!("cluster {:?} can join (dry run)\n", args.name));
+    }
+    let update = args.update || (!flags.error_on_existing && exists(&host, &args.name).await?);
+    let cluster = match update {
         true => hansa_cluster::update(host, &connect(), request, say).await?,
         false => hansa_cluster::join(host, &connect(), request, say).await?,
     };
     drop(line);
     get::print_clusters(args.output.output, &[cluster])
+}
+
+async fn exists(host: &Client, name: &str) -> Result<bool> {
+    let found = Api::<Cluster>::all(host.clone()).get_opt(name).await;
+    Ok(found.context("cannot look for the cluster on the host")?.is_some())
 }
 
 /// The member's own kubeconfig: the file named, else the context of that name in the kubeconfig of the host, as
@@ -88,6 +164,18 @@ fn labels(given: &[String]) -> Result<BTreeMap<String, String>> {
 
 /// `hansa unjoin`.
 pub(crate) async fn unjoin(args: cli::Unjoin) -> Result<()> {
+    let flags = &args.kubefedctl;
+    flags.common.check(&[
+        ("--force", flags.force),
+        ("--cluster-context", flags.cluster_context.is_some()),
+        ("--host-cluster-name", flags.host_cluster_name.is_some()),
+    ])?;
+    if flags.common.dry_run {
+        if !exists(&args.host.client()?, &args.name).await? {
+            bail!("there is no cluster {:?}; see: hansa get clusters", args.name);
+        }
+        return output::say(&format!("cluster {:?} would be taken out (dry run)\n", args.name));
+    }
     let mut line = Progress::new();
     line.set(&format!("taking {} out", args.name));
     hansa_cluster::unjoin(args.host.client()?, &args.name, Duration::from_secs(args.timeout)).await?;
