@@ -18,6 +18,7 @@ pub mod serve;
 mod server;
 mod services;
 pub mod store;
+mod webhooks;
 
 pub use api::options::{DeleteOptions, Propagation};
 pub use api::patch::PatchKind;

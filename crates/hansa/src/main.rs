@@ -14,6 +14,7 @@ mod processes;
 mod sandbox;
 mod up;
 mod version;
+mod webhook;
 
 use std::{
     io::{self, IsTerminal},
@@ -50,6 +51,7 @@ async fn run(command: Command) -> Result<()> {
         Command::Up(args) => up::run(args).await,
         Command::ControllerManager(args) => processes::controller_manager(args).await,
         Command::Apiserver(args) => processes::apiserver(args).await,
+        Command::Webhook(args) => webhook::run(args).await,
         Command::Install { host } => install::install(&host.client()?).await,
         Command::Join(args) => membership::join(args).await,
         Command::Unjoin(args) => membership::unjoin(args).await,
@@ -67,7 +69,7 @@ async fn run(command: Command) -> Result<()> {
 /// Servers log what they do; other commands only what went wrong. `RUST_LOG` says otherwise.
 fn log(command: &Command) {
     let default = match command {
-        Command::ControllerManager(_) | Command::Apiserver(_) => "info",
+        Command::ControllerManager(_) | Command::Apiserver(_) | Command::Webhook(_) => "info",
         _ => "warn",
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));

@@ -23,6 +23,7 @@ use crate::{
     output::{Progress, say},
     processes::{Controllers, in_process, interrupted, leading},
     sandbox::Member,
+    webhook,
 };
 
 /// How long the parts may take to end after Ctrl-C.
@@ -41,6 +42,7 @@ pub(crate) async fn run(args: cli::Up) -> Result<()> {
 
     let transport = Transport::in_process(in_process(host.clone()));
     let client = transport.client("default");
+    let webhooks = webhook::beside(&client, hansa_api::names::SYSTEM_NAMESPACE, stop.clone()).await?;
     install::install(&client).await.context("cannot prepare the embedded host")?;
     membership::grant_admins(&client).await?;
     let controllers =
@@ -73,6 +75,7 @@ pub(crate) async fn run(args: cli::Up) -> Result<()> {
         controllers.stopped().await;
         // A task that panicked has ended as well.
         let _ = listening.task.await;
+        let _ = webhooks.task.await;
         for member in members {
             member.stopped().await;
         }
