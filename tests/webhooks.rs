@@ -55,7 +55,8 @@ fn on_a_real_kube_apiserver() {
     webhooks_in_general(&host.kubectl, "");
 }
 
-/// The configuration a killed process leaves behind leads nowhere; the next one's own first writes must not wait for it.
+/// The configuration a killed process leaves behind leads nowhere; the next one's own first writes must not wait for it, nor
+/// for anybody else's webhook.
 #[test]
 fn a_host_that_was_killed_starts_again_with_webhooks_at_another_port() {
     let dir = TempDir::new().unwrap();
@@ -71,8 +72,16 @@ fn a_host_that_was_killed_starts_again_with_webhooks_at_another_port() {
     let mut up = Embedded::start_in(&data, &listen, 0);
     let before = url(up.kubectl());
     up.kubectl().ok("host", &["delete", "kubefedconfig", "kubefed", "-n", "kube-federation-system"]);
+    // Somebody's own webhook, gone for good, that would refuse everything.
+    let blocker = json!({
+        "name": "blocker.hooks.test", "admissionReviewVersions": ["v1"], "sideEffects": "None",
+        "clientConfig": {"url": "https://127.0.0.1:1/"},
+        "rules": [{"operations": ["*"], "apiGroups": ["*"], "apiVersions": ["*"], "resources": ["*/*"]}],
+    });
+    up.kubectl().apply("host", &configuration("Validating", "blocker", &[blocker]).to_string());
     up.process.kill();
     let up = Embedded::start_in(&data, &listen, 0);
+    up.kubectl().ok("host", &["delete", "validatingwebhookconfiguration", "blocker"]);
     assert_ne!(url(up.kubectl()), before);
     let made = up.kubectl().field("host", "kube-federation-system", "kubefedconfig/kubefed", ".spec.scope");
     assert_eq!(made.unwrap(), "Cluster");

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 #[path = "support/hooks.rs"]
+#[allow(unreachable_pub, reason = "shared with the end-to-end tests")]
 mod hooks;
 mod support;
 
@@ -318,6 +319,21 @@ async fn no_webhook_is_asked_about_webhook_configurations() {
     configure(&client, "Mutating", "m", &[hooks.hook("m", "/allow")]).await;
     client.delete(&format!("{CONFIGURATIONS}/validatingwebhookconfigurations/v")).await.expect(200);
     client.post(MAPS, &config_map("a", json!({}))).await.expect(201);
+}
+
+/// A host that starts must get as far as serving, or nobody could repair the webhook that keeps it from it.
+#[tokio::test]
+async fn what_a_host_writes_before_it_serves_is_not_asked_about() {
+    let (client, hooks) = (Client::new().await, Hooks::start().await);
+    configure(&client, "Validating", "v", &[hooks.hook("all", "/deny")]).await;
+    let mut request = http::Request::post(MAPS)
+        .header("content-type", "application/json")
+        .body(support::body(config_map("a", json!({})).to_string()))
+        .unwrap();
+    request.extensions_mut().insert(hansa_embedded::Unasked);
+    let response = client.server.handle(client.user.clone(), request).await;
+    assert_eq!(response.status(), 201);
+    assert_eq!(hooks.seen(), []);
 }
 
 #[tokio::test]

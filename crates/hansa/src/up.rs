@@ -43,17 +43,19 @@ pub(crate) async fn run(args: cli::Up) -> Result<()> {
     let transport = Transport::in_process(in_process(host.clone()));
     let client = transport.client("default");
     let webhooks = webhook::beside(&client, hansa_api::names::SYSTEM_NAMESPACE, stop.clone()).await?;
-    install::install(&client).await.context("cannot prepare the embedded host")?;
-    membership::grant_admins(&client).await?;
+    // No webhook, of whoever, keeps the host from starting: nobody could reach it to repair the webhook.
+    let starting = Transport::in_process(webhook::unasked(host.clone())).client("default");
+    install::install(&starting).await.context("cannot prepare the embedded host")?;
+    membership::grant_admins(&starting).await?;
     let controllers =
         Controllers::start(&client, hansa_api::names::SYSTEM_NAMESPACE, leading(), &stop).await?;
     let gateway = Gateway::new(transport, controllers.registry.clone());
-    let listening = gateway::listen(&client, gateway, args.listen, None, &[], stop.clone()).await?;
+    let listening = gateway::listen(&starting, gateway, args.listen, None, &[], stop.clone()).await?;
     let access = Access { server: listening.server, ca: listening.ca, user: json!({"token": token}) };
 
     let joined = async {
         for member in &members {
-            member.join(&client, &data).await?;
+            member.join(&starting, &data).await?;
         }
         ready(&client, &members).await
     };

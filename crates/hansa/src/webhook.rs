@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    convert::Infallible,
     fs,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
@@ -18,9 +19,11 @@ use hansa_api::{
     webhooks::{Reach, Registration, SERVICE},
 };
 use hansa_embedded::{
+    Body, Server, Unasked,
     pki::{Authority, KeyedCertificate, ServingCertificate},
     serve::{self, Limits},
 };
+use http::{Request, Response};
 use http_body_util::BodyExt;
 use jiff::Timestamp;
 use kube::{
@@ -31,13 +34,20 @@ use kube::{
 use serde_json::Value;
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
+use tower::{Service, ServiceExt};
 
-use crate::{cli::HostArgs, gateway, processes::interrupted};
+use crate::{
+    cli::HostArgs,
+    gateway,
+    processes::{in_process, interrupted},
+};
 
 /// The Secret with the authority and certificate that `hansa webhook` makes for itself.
 const TLS_SECRET: &str = "hansa-webhook-tls";
 /// How often a certificate that others renew is read again.
 const REREAD: Duration = Duration::from_secs(30);
+/// How often the host is told again where the webhooks are: without its configuration nothing would be judged.
+const REPEAT: Duration = Duration::from_secs(60);
 
 /// `hansa webhook`. Flags that KubeFed's program has mean what they mean there.
 #[derive(Debug, Args)]
@@ -137,8 +147,10 @@ pub(crate) async fn run(args: Webhook) -> Result<()> {
         let host = args.host.client()?;
         let namespace = args.kubefed_namespace.as_str();
         let scope = scope(&host, namespace).await?;
-        register(&host, &Registration { namespace, scope, reach, ca: &ca }).await?;
+        let configurations = Registration { namespace, scope, reach, ca: &ca }.configurations();
+        register(&host, &configurations).await?;
         tracing::info!("the host calls the webhooks");
+        tokio::spawn(keep_registered(host, configurations, stop.clone()));
     }
     interrupted().await;
     stop.cancel();
@@ -162,7 +174,7 @@ async fn listen(
     })?;
     let address = listener.local_addr()?;
     let tls = serve::anonymous_tls_config(serving)?;
-    let handler = |_peer, request: http::Request<hyper::body::Incoming>| async move {
+    let handler = |_peer, request: Request<hyper::body::Incoming>| async move {
         hansa_webhook::handle(request).await.map(|body| body.map_err(|never| match never {}).boxed_unsync())
     };
     let task = tokio::spawn(serve::serve(listener, tls, Limits::default(), stop, handler));
@@ -176,13 +188,26 @@ pub(crate) async fn beside(host: &Client, namespace: &str, stop: CancellationTok
     let authority = Authority::generate("hansa-webhook", now)?;
     let names = ["127.0.0.1".to_owned()].into();
     let serving = ServingCertificate::open(&authority, None, &names, now)?;
-    let listening = listen((Ipv4Addr::LOCALHOST, 0).into(), Arc::new(serving), stop).await?;
+    let listening = listen((Ipv4Addr::LOCALHOST, 0).into(), Arc::new(serving), stop.clone()).await?;
     let reach = Reach::Url(format!("https://{}", listening.address));
     // One process is one host: there is no other control plane to keep apart from.
     let registration =
         Registration { namespace, scope: Scope::Cluster, reach: &reach, ca: authority.certificate_pem() };
-    register(host, &registration).await?;
+    let configurations = registration.configurations();
+    register(host, &configurations).await?;
+    tokio::spawn(keep_registered(host.clone(), configurations, stop));
     Ok(listening)
+}
+
+/// An embedded server as a function call with all rights, for what is written before it serves: no admission webhook is asked.
+pub(crate) fn unasked(
+    server: Server,
+) -> impl Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send> + Clone + Send + Sync
+{
+    in_process(server).map_request(|mut request: Request<Body>| {
+        request.extensions_mut().insert(Unasked);
+        request
+    })
 }
 
 /// The scope of the control plane, from its KubeFedConfig; `Cluster` before there is one.
@@ -196,11 +221,20 @@ async fn scope(host: &Client, namespace: &str) -> Result<Scope> {
     }
 }
 
-async fn register(host: &Client, registration: &Registration<'_>) -> Result<()> {
-    for configuration in registration.configurations() {
-        apply(host, &configuration).await?;
+async fn register(host: &Client, configurations: &[Value; 2]) -> Result<()> {
+    for configuration in configurations {
+        apply(host, configuration).await?;
     }
     Ok(())
+}
+
+/// Puts the configurations back where somebody removed or changed them; what is right is not written again.
+async fn keep_registered(host: Client, configurations: [Value; 2], stop: CancellationToken) {
+    while stop.run_until_cancelled(tokio::time::sleep(REPEAT)).await.is_some() {
+        if let Err(error) = register(&host, &configurations).await {
+            tracing::warn!("{error:#}");
+        }
+    }
 }
 
 async fn apply(host: &Client, configuration: &Value) -> Result<()> {

@@ -331,6 +331,7 @@ impl Call {
             name: name.to_owned(),
             query: self.query.clone(),
             user_agent: self.user_agent.clone(),
+            unasked: self.unasked,
             warnings: Default::default(),
         }
     }

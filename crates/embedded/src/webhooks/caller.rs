@@ -104,9 +104,11 @@ impl Caller {
         {
             match sender.send_request(request(&uri, true, body.clone())?).await {
                 Ok(response) => return read(response).await,
-                // The webhook may have been restarted since; the question was not answered.
-                Err(error) if error.is_closed() || error.is_canceled() || self.drop_kept(target) => {}
-                Err(error) => return Err(chain(&error)),
+                // The webhook may have been restarted since; it is asked once more, on a connection of its own.
+                Err(error) => {
+                    tracing::debug!(url, error = chain(&error), "a kept connection to a webhook failed");
+                    self.forget(target);
+                }
             }
         }
         let stream = self.connect(target).await?;
@@ -144,9 +146,8 @@ impl Caller {
         }
     }
 
-    /// Forgets a connection that failed; whether there was one.
-    fn drop_kept(&self, target: &Target) -> bool {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner).remove(target).is_some()
+    fn forget(&self, target: &Target) {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).remove(target);
     }
 
     async fn connect(&self, target: &Target) -> Result<TlsStream<TcpStream>, String> {
