@@ -260,6 +260,25 @@ fn webhooks_in_general(k: &Kubectl, context: &str) {
             ),
         ),
         ("Validating", hook("warn", "/warn", json!({})), "given|Warning: mind the gap".to_owned()),
+        (
+            "Validating",
+            hook(
+                "when",
+                "/deny",
+                json!({"matchConditions": [{"name": "x", "expression": "object.data.k == 'given' && request.operation == 'CREATE'"}]}),
+            ),
+            "|Error from server (Forbidden): admission webhook \"when.hooks.test\" denied the request: no"
+                .to_owned(),
+        ),
+        (
+            "Validating",
+            hook(
+                "unsure",
+                "/warn",
+                json!({"matchConditions": [{"name": "x", "expression": "object.data.absent == 'given'"}]}),
+            ),
+            "|Error from server (Forbidden): configmaps \"a\" is forbidden: ".to_owned(),
+        ),
     ];
     let name = "generic.hooks.test";
     for (kind, webhook, expected) in cases {

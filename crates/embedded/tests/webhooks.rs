@@ -337,12 +337,27 @@ async fn what_a_host_writes_before_it_serves_is_not_asked_about() {
 }
 
 #[tokio::test]
-async fn match_conditions_are_refused_since_they_would_not_be_kept() {
+async fn match_conditions_decide_who_is_asked_and_one_that_decides_nothing_refuses() {
     let (client, hooks) = (Client::new().await, Hooks::start().await);
-    let hook =
-        with(hooks.hook("c", "/deny"), "matchConditions", json!([{"name": "x", "expression": "true"}]));
+    let conditional = |expression: &str, policy: &str| {
+        let conditions = json!([{"name": "x", "expression": expression}]);
+        with(with(hooks.hook("c", "/deny"), "matchConditions", conditions), "failurePolicy", json!(policy))
+    };
     let path = format!("{CONFIGURATIONS}/validatingwebhookconfigurations");
-    let refused =
-        client.post(&path, &configuration("Validating", "v", &[hook])).await.refused(422, "Invalid");
-    assert_eq!(refused["details"]["causes"][0]["field"], "webhooks[0].matchConditions");
+    for odd in ["object.", "authorizer.group('').resource('pods').check('get').allowed()"] {
+        let odd = configuration("Validating", "v", &[conditional(odd, "Fail")]);
+        let refused = client.post(&path, &odd).await.refused(422, "Invalid");
+        assert_eq!(refused["details"]["causes"][0]["field"], "webhooks[0].matchConditions[0].expression");
+    }
+    for (expression, policy, code) in [
+        ("object.metadata.name == 'a' && request.userInfo.username == 'admin'", "Fail", 403),
+        ("object.metadata.name == 'b'", "Fail", 201),
+        ("object.data.absent == 'b'", "Fail", 403),
+        ("object.data.absent == 'b'", "Ignore", 201),
+    ] {
+        configure(&client, "Validating", "v", &[conditional(expression, policy)]).await;
+        let map = config_map("a", json!({}));
+        client.post(&format!("{MAPS}?dryRun=All"), &map).await.expect(code);
+        client.delete(&format!("{path}/v")).await.expect(200);
+    }
 }

@@ -56,7 +56,7 @@ fn section(
 ) {
     let at = path.field(name);
     match &spec[name] {
-        Value::Null => found.push(Cause::required(&at, "")),
+        Value::Null => found.push(Cause::required(at, "")),
         section => check(&at, section, found),
     }
 }
@@ -94,7 +94,7 @@ fn gates(path: &Path<'_>, gates: &Value, found: &mut Vec<Cause>) {
     for gate in gates {
         let name = text(&gate["name"]);
         if seen.contains(&name) {
-            found.push(Cause::duplicate(&name_path, name));
+            found.push(Cause::duplicate(name_path, name));
             continue;
         }
         seen.push(name);

@@ -45,7 +45,7 @@ fn api_resource(path: &Path<'_>, resource: &Value, found: &mut Vec<Cause>) {
     form(&path.field("version"), text(&resource["version"]), names::dns1035_label, found);
     let (kind, at) = (text(&resource["kind"]), path.field("kind"));
     if kind.is_empty() {
-        found.push(Cause::required(&at, ""));
+        found.push(Cause::required(at, ""));
     } else {
         formed(&at, kind, &kind.to_lowercase(), names::dns1035_label, found);
     }

@@ -203,7 +203,7 @@ impl Call {
         if let (Some(_), Some(schema)) = (&resource.custom, &resource.schema) {
             causes.extend(structural::validate_update(schema, object, live));
         }
-        causes.extend(webhooks::unsupported(resource, object));
+        causes.extend(webhooks::problems(resource, object));
         if let Some(paths) = resource.custom.as_ref().and_then(|custom| custom.scale.as_ref()) {
             causes.extend(paths.validate(object, self.subresource == "status"));
         }

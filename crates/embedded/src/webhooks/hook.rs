@@ -7,7 +7,7 @@ use std::{
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use hansa_machinery::{Status, selector::LabelSelector};
+use hansa_machinery::{Status, selector::LabelSelector, structural::Condition};
 use serde_json::Value;
 
 use super::rules::Rule;
@@ -44,7 +44,7 @@ pub(crate) enum Place {
 }
 
 /// One webhook.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Hook {
     /// The name that messages tell.
     pub(crate) name: String,
@@ -55,6 +55,8 @@ pub(crate) struct Hook {
     pub(crate) rules: Vec<Rule>,
     pub(crate) namespaces: LabelSelector,
     pub(crate) objects: LabelSelector,
+    /// The match conditions, all of which must hold.
+    pub(crate) conditions: Vec<Condition>,
     /// `Equivalent`: rules about another version of a resource apply as well.
     pub(crate) equivalent: bool,
     /// `Ignore`: a webhook that cannot be asked is no obstacle.
@@ -93,9 +95,12 @@ impl Hook {
             }),
         };
         let (namespaces, objects) = (selector("namespaceSelector"), selector("objectSelector"));
-        if webhook["matchConditions"].as_array().is_some_and(|list| !list.is_empty()) {
-            unusable = Some("matchConditions are not evaluated by this server".to_owned());
-        }
+        let conditions = webhook["matchConditions"].as_array().into_iter().flatten();
+        let conditions = conditions.filter_map(|condition| {
+            let compiled = Condition::compile(condition["expression"].as_str().unwrap_or_default());
+            compiled.map_err(|why| unusable = Some(format!("matchConditions: {why}"))).ok()
+        });
+        let conditions = conditions.collect();
         let versions = webhook["admissionReviewVersions"].as_array().into_iter().flatten();
         Self {
             name: text(&webhook["name"]),
@@ -104,6 +109,7 @@ impl Hook {
             rules: webhook["rules"].as_array().into_iter().flatten().map(Rule::read).collect(),
             namespaces,
             objects,
+            conditions,
             equivalent: webhook["matchPolicy"] != "Exact",
             ignores_failure: webhook["failurePolicy"] == "Ignore",
             timeout: webhook["timeoutSeconds"].as_u64().map_or(TIMEOUT, Duration::from_secs),
@@ -168,7 +174,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_followed_is_kept_as_a_refusal() {
-        let hook = Hook::read(&json!({"matchConditions": [{"name": "x", "expression": "true"}]}));
+        let hook = Hook::read(&json!({"matchConditions": [{"name": "x", "expression": "tr("}]}));
         assert!(hook.unusable.is_some());
         let odd = json!({"objectSelector": {"matchExpressions": [{"key": "a", "operator": "Near"}]}});
         assert!(Hook::read(&odd).unusable.is_some());

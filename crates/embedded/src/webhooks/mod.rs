@@ -11,7 +11,7 @@ mod service;
 use std::{borrow::Cow, collections::BTreeSet, sync::Arc};
 
 use futures::future;
-use hansa_machinery::{Status, json_patch, status::Cause};
+use hansa_machinery::{Status, json_patch, status::Cause, structural::Condition};
 use serde_json::{Value, json};
 
 pub(crate) use self::rules::Operation;
@@ -182,7 +182,40 @@ impl<'a> Admission<'a> {
             let why = format!("admission webhook {:?}: {why}", hook.name);
             return Err(Status::forbidden(&resource.group, &resource.name, self.name, &why));
         }
-        Ok(Some(Asked { hook, version: version.to_owned() }))
+        let asked = Asked { hook, version: version.to_owned() };
+        Ok(self.meets_conditions(&asked, object, old)?.then_some(asked))
+    }
+
+    /// Whether a webhook's match conditions hold. One that does not settles it; one that cannot be decided counts as the
+    /// failure policy says.
+    fn meets_conditions(
+        &self,
+        asked: &Asked<'_>,
+        object: Option<&Value>,
+        old: Option<&Value>,
+    ) -> Result<bool, Status> {
+        let hook = asked.hook;
+        if hook.conditions.is_empty() {
+            return Ok(true);
+        }
+        let shown = |object: Option<&Value>| {
+            object.map(|object| self.converted(&asked.version, object).into_owned()).unwrap_or_default()
+        };
+        let (object, old, request) = (shown(object), shown(old), self.request("", asked, None, None));
+        let variables = [("object", &object), ("oldObject", &old), ("request", &request)];
+        let mut undecided = Vec::new();
+        for condition in &hook.conditions {
+            match condition.holds(&variables) {
+                Ok(true) => {}
+                Ok(false) => return Ok(false),
+                Err(why) => undecided.push(why),
+            }
+        }
+        if undecided.is_empty() || hook.ignores_failure {
+            return Ok(undecided.is_empty());
+        }
+        let resource = &self.call.resource;
+        Err(Status::forbidden(&resource.group, &resource.name, self.name, &undecided.join(", ")))
     }
 
     /// The labels that a namespace selector is about, where it is about any.
@@ -413,18 +446,30 @@ fn write_options(call: &Call, kind: &str, dry_run: bool) -> Value {
     options
 }
 
-/// What of a webhook configuration this server does not do. It is refused rather than passed over: a webhook that is not
-/// asked, or asked too much, is not what its author relies on.
-pub(crate) fn unsupported(resource: &Resource, object: &Value) -> Vec<Cause> {
+/// What is wrong with the match conditions of a webhook configuration: an expression that does not compile would decide
+/// nothing.
+pub(crate) fn problems(resource: &Resource, object: &Value) -> Vec<Cause> {
+    let mut causes = Vec::new();
     if resource.group != EXEMPT {
-        return Vec::new();
+        return causes;
     }
-    let webhooks = object["webhooks"].as_array().into_iter().flatten().enumerate();
-    let conditional = webhooks.filter(|(_, webhook)| {
-        webhook["matchConditions"].as_array().is_some_and(|conditions| !conditions.is_empty())
-    });
-    let why = "this server does not evaluate match conditions; narrow the webhook by rules and selectors";
-    conditional
-        .map(|(index, _)| Cause::forbidden(format!("webhooks[{index}].matchConditions"), why))
-        .collect()
+    for (index, webhook) in object["webhooks"].as_array().into_iter().flatten().enumerate() {
+        let conditions = webhook["matchConditions"].as_array().into_iter().flatten();
+        for (number, condition) in conditions.enumerate() {
+            let path = format!("webhooks[{index}].matchConditions[{number}]");
+            let text = |field: &str| condition[field].as_str().unwrap_or_default();
+            if text("name").is_empty() {
+                causes.push(Cause::required(format!("{path}.name"), ""));
+            }
+            match text("expression") {
+                "" => causes.push(Cause::required(format!("{path}.expression"), "")),
+                expression => {
+                    if let Err(why) = Condition::compile(expression) {
+                        causes.push(Cause::invalid(format!("{path}.expression"), expression, why));
+                    }
+                }
+            }
+        }
+    }
+    causes
 }
