@@ -91,10 +91,8 @@ fn default(request: &Value) -> Outcome {
 }
 
 fn answer(review: &Value, outcome: Outcome) -> Value {
-    let version = match review["apiVersion"].as_str() {
-        Some(version @ "admission.k8s.io/v1beta1") => version,
-        _ => "admission.k8s.io/v1",
-    };
+    let older = review["apiVersion"].as_str().filter(|version| *version == "admission.k8s.io/v1beta1");
+    let version = older.unwrap_or("admission.k8s.io/v1");
     let uid = review["request"]["uid"].as_str().unwrap_or_default();
     let mut response = json!({"uid": uid, "allowed": outcome.is_ok()});
     match outcome {

@@ -19,7 +19,7 @@ pub fn config(object: &Value, old: Option<&Value>) -> Vec<Cause> {
     if let Some(old) = old
         && text(&old["spec"]["scope"]) != text(&spec["scope"])
     {
-        found.push(Cause::invalid(&scope, text(&spec["scope"]), "field is immutable"));
+        found.push(Cause::invalid(scope, text(&spec["scope"]), "field is immutable"));
     }
     section(&path, spec, "controllerDuration", &mut found, |at, section, found| {
         for field in ["availableDelay", "unavailableDelay", "cacheSyncTimeout"] {
