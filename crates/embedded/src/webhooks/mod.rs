@@ -1,6 +1,6 @@
-//! Admission webhooks, called as kube-apiserver calls them: mutating ones in order before an object is validated, validating
-//! ones together before it is stored. What a webhook may not be asked about decides `rules`, what is said `review`, and
-//! how it is reached `caller`; here stands the order of things.
+//! Admission webhooks, called as kube-apiserver calls them: mutating ones one after the other before an object is validated,
+//! validating ones all at once before it is stored. `rules` decides who is asked, `review` knows question and answer, `caller`
+//! reaches them; here stands the order of things.
 
 mod caller;
 mod hook;
