@@ -14,6 +14,8 @@ pub mod propagated;
 pub mod scheduling;
 pub mod settings;
 pub mod time;
+pub mod validation;
+pub mod webhooks;
 
 pub use cluster::Cluster;
 pub use federated::TargetType;

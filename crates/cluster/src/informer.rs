@@ -78,6 +78,13 @@ impl ResourceVersion {
     }
 }
 
+impl ResourceVersion {
+    /// The number that it nearly always is.
+    pub fn number(&self) -> Option<u64> {
+        self.0.as_ref().ok().copied()
+    }
+}
+
 impl fmt::Display for ResourceVersion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {

@@ -17,12 +17,17 @@ use crate::{
 /// Namespaces that are never deleted (`NamespaceLifecycle`).
 const IMMORTAL: &[&str] = &["default", "kube-system", "kube-public"];
 
-/// Fills in what the server knows about a new object. The lease must be kept once the object is stored.
-pub(crate) fn prepare_create<'a>(call: &'a Call, object: &mut Value) -> Result<Option<Lease<'a>>, Status> {
+/// Whether objects may be created here at all.
+pub(crate) fn check_create(call: &Call, object: &Value) -> Result<(), Status> {
     check_namespace(call, object["metadata"]["name"].as_str().unwrap_or_default())?;
     if call.resource.custom.as_ref().is_some_and(|c| c.terminating) {
         return Err(Status::method_not_allowed(&call.resource.group, &call.resource.name, "create"));
     }
+    Ok(())
+}
+
+/// Fills in what the server knows about a new object. The lease must be kept once the object is stored.
+pub(crate) fn prepare_create<'a>(call: &'a Call, object: &mut Value) -> Result<Option<Lease<'a>>, Status> {
     allocate(call, object, None)
 }
 

@@ -18,7 +18,7 @@ use serde_json::Value;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
-    Body, Server,
+    Body, Server, Unasked,
     api::{
         accept::{self, Shape},
         call::{Answer, Call},
@@ -79,7 +79,8 @@ impl Server {
             .any(|e| e.trim().starts_with("gzip"));
         let content_type = header_text(&parts.headers, header::CONTENT_TYPE);
         let user_agent = header_text(&parts.headers, header::USER_AGENT);
-        let call = self.call(user, &info, query, user_agent)?;
+        let mut call = self.call(user, &info, query, user_agent)?;
+        call.unasked = parts.extensions.get::<Unasked>().is_some();
         if let Some(warning) = call.resource.custom.as_ref().and_then(|c| c.deprecation.as_deref()) {
             call.warn(warning);
         }
@@ -155,6 +156,7 @@ impl Server {
             resource,
             query,
             user_agent,
+            unasked: false,
             warnings: Mutex::default(),
         })
     }

@@ -18,6 +18,7 @@ pub mod serve;
 mod server;
 mod services;
 pub mod store;
+mod webhooks;
 
 pub use api::options::{DeleteOptions, Propagation};
 pub use api::patch::PatchKind;
@@ -25,6 +26,7 @@ pub use auth::{StaticToken, User};
 pub use local::Local;
 pub use server::{Concurrency, OpenError, Options, Server, Storage};
 pub use services::Cidr;
+pub use webhooks::Unasked;
 
 /// The body of requests and answers.
 pub type Body =

@@ -129,6 +129,7 @@ impl Local {
             name: name.to_owned(),
             query: Query::default(),
             user_agent: self.manager.clone(),
+            unasked: false,
             warnings: Mutex::default(),
         })
     }

@@ -285,6 +285,25 @@ impl ServingCertificate {
         Ok(Self { current: RwLock::new((pem, key)) })
     }
 
+    /// Presents a certificate that others issue and renew: see [`ServingCertificate::replace`].
+    ///
+    /// # Errors
+    /// When certificate and key cannot be used.
+    pub fn given(pem: KeyedCertificate) -> Result<Self, PkiError> {
+        let key = certified(&pem)?;
+        Ok(Self { current: RwLock::new((pem, key)) })
+    }
+
+    /// Presents another certificate from the next connection on.
+    ///
+    /// # Errors
+    /// When certificate and key cannot be used. The old certificate stays in use.
+    pub fn replace(&self, pem: KeyedCertificate) -> Result<(), PkiError> {
+        let key = certified(&pem)?;
+        *self.current.write().unwrap_or_else(std::sync::PoisonError::into_inner) = (pem, key);
+        Ok(())
+    }
+
     /// Replaces the certificate if it must be; the new one is to be kept.
     ///
     /// # Errors
@@ -318,10 +337,20 @@ impl ResolvesServerCert for ServingCertificate {
 
 fn certified(pem: &KeyedCertificate) -> Result<Arc<CertifiedKey>, PkiError> {
     let parse = |e: rustls::pki_types::pem::Error| PkiError::Parse(e.to_string());
-    let chain = vec![CertificateDer::from_pem_slice(pem.certificate.as_bytes()).map_err(parse)?];
+    let chain = CertificateDer::pem_slice_iter(pem.certificate.as_bytes());
+    let chain = chain.collect::<Result<Vec<_>, _>>().map_err(parse)?;
+    if chain.is_empty() {
+        return Err(PkiError::Parse("there is no certificate in it".to_owned()));
+    }
     let key = PrivateKeyDer::from_pem_slice(pem.key.as_bytes()).map_err(parse)?;
     let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(&key)?;
-    Ok(Arc::new(CertifiedKey::new(chain, key)))
+    let certified = CertifiedKey::new(chain, key);
+    match certified.keys_match() {
+        Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => {
+            Ok(Arc::new(certified))
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 #[cfg(test)]

@@ -102,11 +102,29 @@ pub fn tls_config(
         .with_safe_default_protocol_versions()?
         .with_client_cert_verifier(clients)
         .with_cert_resolver(serving);
+    set_protocols(&mut config);
+    Ok(Arc::new(config))
+}
+
+/// The TLS side of a listener that asks nobody for a certificate.
+///
+/// # Errors
+/// When the TLS library has no protocol to speak.
+pub fn anonymous_tls_config(serving: Arc<ServingCertificate>) -> Result<Arc<ServerConfig>, PkiError> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_cert_resolver(serving);
+    set_protocols(&mut config);
+    Ok(Arc::new(config))
+}
+
+fn set_protocols(config: &mut ServerConfig) {
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     // A resumed session would carry a client certificate that nobody verified again.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
-    Ok(Arc::new(config))
 }
 
 impl Server {

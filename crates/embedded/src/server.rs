@@ -14,6 +14,7 @@ use crate::{
     registry::{Registry, policy},
     services::{Cidr, Services},
     store::{self, Facts, Key, Store},
+    webhooks::Webhooks,
 };
 
 /// Where a server keeps its objects.
@@ -104,6 +105,7 @@ pub(crate) struct Inner {
     pub(crate) auth: Auth,
     pub(crate) services: Services,
     pub(crate) documents: Documents,
+    pub(crate) webhooks: Webhooks,
     pub(crate) reads: Arc<Semaphore>,
     pub(crate) writes: Arc<Semaphore>,
     pub(crate) watches: Arc<Semaphore>,
@@ -144,6 +146,7 @@ impl Server {
             registry: Registry::new(),
             services: Services::new(options.service_cidr),
             documents: Documents::default(),
+            webhooks: Webhooks::default(),
             reads: Arc::new(Semaphore::new(options.concurrency.reads)),
             writes: Arc::new(Semaphore::new(options.concurrency.writes)),
             watches: Arc::new(Semaphore::new(options.concurrency.watches)),

@@ -13,6 +13,7 @@ use kube::api::{Api, DynamicObject, Patch, PatchParams};
 use serde_json::{Value, json};
 use tokio::time::{self, Instant};
 
+use crate::conditions::Written;
 use crate::debts::Debt;
 use crate::dispatch::{Done, Recipe, Target};
 use crate::engine::{Engine, Seen, lock};

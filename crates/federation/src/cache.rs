@@ -143,6 +143,11 @@ fn key(object: &Object<'_>) -> Key {
     Key::new(&object.meta.namespace, &object.meta.name)
 }
 
+/// A projection that needs the whole of an object, and nothing of what was before.
+pub(crate) fn wholly<T>(project: impl Fn(&Value) -> T) -> impl Fn(&Object<'_>, Option<&T>) -> Option<T> {
+    move |object, _| whole(object).as_ref().map(&project)
+}
+
 /// The whole of an object.
 pub(crate) fn whole(object: &Object<'_>) -> Option<Value> {
     serde_json::from_str(object.raw).ok()

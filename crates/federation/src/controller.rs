@@ -7,7 +7,7 @@ use std::time::Duration;
 use hansa_api::kubefed::{Scope, Switch, feature};
 use hansa_api::{FederatedTypeConfig, KubeFedConfig, names};
 use hansa_cluster::Registry;
-use hansa_cluster::feed::{Feed, Object};
+use hansa_cluster::feed::Feed;
 use hansa_metrics::Metrics;
 use kube::Client;
 use kube::api::{Api, DynamicObject, Patch, PatchParams};
@@ -167,9 +167,8 @@ impl Controller {
         let api: Api<DynamicObject> =
             Api::namespaced_with(self.host.clone(), &self.options.namespace, &resource);
         let feed = Feed::new(self.host.clone(), api.resource_url());
-        let project =
-            |object: &Object<'_>, _: Option<&Config>| cache::whole(object).as_ref().map(Config::project);
-        let watch = configs.watch(feed, project, |_| changed.notify_one(), stop.clone());
+        let watch =
+            configs.watch(feed, cache::wholly(Config::project), |_| changed.notify_one(), stop.clone());
         tokio::join!(watch, writer.run(stop.clone()), self.follow(&api, &configs, &changed, &shared, &stop));
     }
 

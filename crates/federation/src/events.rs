@@ -106,6 +106,7 @@ fn failed(action: Action) -> &'static str {
         Action::Delete => "Failed to delete",
         Action::Unlabel => "Failed to remove managed label from",
         Action::Confirm => "Failed to check for deletion of",
+        Action::Owe => "Failed to write down the deletion of",
         Action::Update | Action::None => "Failed to update",
     }
 }
@@ -232,11 +233,11 @@ fn event(happening: Happening, name: &str, namespace: &str) -> Event {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::Failure;
+    use crate::report::{Failure, Retry};
     use crate::version::Version;
 
     fn failure(word: Word) -> Outcome {
-        Outcome::Failed(Failure { word, message: "m".into(), maybe_written: false })
+        Outcome::Failed(Failure { word, message: "m".into(), maybe_written: false, retry: Retry::Soon })
     }
 
     /// `spec/kubefed.md §2.6`: each reason that a step leads to. `EnsureFinalizerError`, `InvalidName`, `FinalizersNotSupported` and the reasons of

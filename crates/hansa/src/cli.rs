@@ -28,6 +28,8 @@ pub(crate) enum Command {
     ControllerManager(ControllerManager),
     /// Run the gateway beside an existing host cluster: one address for every cluster
     Apiserver(Apiserver),
+    /// Run KubeFed's admission webhooks beside an existing host cluster
+    Webhook(crate::webhook::Webhook),
     /// Prepare a cluster to be the host: its CRDs and default objects
     Install {
         #[command(flatten)]

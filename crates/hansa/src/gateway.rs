@@ -65,7 +65,8 @@ pub(crate) async fn listen(
     if !address.ip().is_unspecified() {
         sans.insert(address.ip().to_string());
     }
-    let (authority, serving) = certificate(host, &sans).await?;
+    let (authority, serving) =
+        certificate(host, (SYSTEM_NAMESPACE, TLS_SECRET), "hansa-gateway", &sans).await?;
     let ca = authority.certificate_pem().to_owned();
     let tls = serve::tls_config(&authority, Arc::new(serving))?;
     announce(host, &server, &ca).await?;
@@ -87,18 +88,26 @@ fn reachable(address: SocketAddr) -> SocketAddr {
     }
 }
 
-fn host_of(server: &str) -> Option<String> {
+/// The host in a URL, as a certificate bears it.
+pub(crate) fn host_of(server: &str) -> Option<String> {
     let uri: http::Uri = server.parse().ok()?;
     Some(uri.host()?.trim_start_matches('[').trim_end_matches(']').to_owned())
 }
 
-/// The certificate kept on the host, made anew where it is absent or no longer does. Of several replicas that make one at
-/// the same time, the first to write wins.
-async fn certificate(host: &Client, sans: &BTreeSet<String>) -> Result<(Authority, ServingCertificate)> {
-    let api = Api::<Secret>::namespaced(host.clone(), SYSTEM_NAMESPACE);
+/// The certificate kept in a Secret on the host, made anew where it is absent or no longer does, under an authority called
+/// `name`. Of several replicas that make one at the same time, the first to write wins.
+pub(crate) async fn certificate(
+    host: &Client,
+    (namespace, secret_name): (&str, &str),
+    name: &str,
+    sans: &BTreeSet<String>,
+) -> Result<(Authority, ServingCertificate)> {
+    let api = Api::<Secret>::namespaced(host.clone(), namespace);
     for _ in 0..5 {
-        let kept =
-            api.get_opt(TLS_SECRET).await.context("cannot read the gateway's certificate from the host")?;
+        let kept = api
+            .get_opt(secret_name)
+            .await
+            .with_context(|| format!("cannot read the certificate {secret_name} from the host"))?;
         let part = |secret: &Option<Secret>, key: &str| {
             let bytes = secret.as_ref()?.data.as_ref()?.get(key)?.0.clone();
             String::from_utf8(bytes).ok()
@@ -109,7 +118,7 @@ async fn certificate(host: &Client, sans: &BTreeSet<String>) -> Result<(Authorit
         let now = Timestamp::now();
         let authority = match pair("ca.crt", "ca.key") {
             Some(pem) => Authority::read(pem)?,
-            None => Authority::generate("hansa-gateway", now)?,
+            None => Authority::generate(name, now)?,
         };
         let before = pair("tls.crt", "tls.key");
         let serving = ServingCertificate::open(&authority, before.clone(), sans, now)?;
@@ -124,7 +133,7 @@ async fn certificate(host: &Client, sans: &BTreeSet<String>) -> Result<(Authorit
         ];
         let secret = Secret {
             metadata: ObjectMeta {
-                name: Some(TLS_SECRET.to_owned()),
+                name: Some(secret_name.to_owned()),
                 resource_version: kept.as_ref().and_then(ResourceExt::resource_version),
                 ..ObjectMeta::default()
             },
@@ -133,16 +142,21 @@ async fn certificate(host: &Client, sans: &BTreeSet<String>) -> Result<(Authorit
             ..Secret::default()
         };
         let written = match kept {
-            Some(_) => api.replace(TLS_SECRET, &PostParams::default(), &secret).await,
+            Some(_) => api.replace(secret_name, &PostParams::default(), &secret).await,
             None => api.create(&PostParams::default(), &secret).await,
         };
         match written {
             Ok(_) => return Ok((authority, serving)),
             Err(kube::Error::Api(status)) if status.code == 409 => {}
-            Err(error) => return Err(error).context("cannot keep the gateway's certificate on the host"),
+            Err(error) => {
+                return Err(error)
+                    .with_context(|| format!("cannot keep the certificate {secret_name} on the host"));
+            }
         }
     }
-    anyhow::bail!("other replicas keep replacing the gateway's certificate: start them with the same names")
+    anyhow::bail!(
+        "other replicas keep replacing the certificate {secret_name}: start them with the same names"
+    )
 }
 
 async fn announce(host: &Client, server: &str, ca: &str) -> Result<()> {

@@ -24,6 +24,7 @@ mod processes;
 mod sandbox;
 mod up;
 mod version;
+mod webhook;
 
 use std::{io, process::ExitCode};
 
@@ -62,6 +63,7 @@ async fn run(command: Command) -> Result<ExitCode> {
         Command::Up(args) => up::run(args).await,
         Command::ControllerManager(args) => processes::controller_manager(args).await,
         Command::Apiserver(args) => processes::apiserver(args).await,
+        Command::Webhook(args) => webhook::run(args).await,
         Command::Install { host } => install::install(&host.client()?).await,
         Command::Join(args) => membership::join(args).await,
         Command::Unjoin(args) => membership::unjoin(args).await,
@@ -85,7 +87,7 @@ async fn run(command: Command) -> Result<ExitCode> {
 /// Servers log what they do; other commands only what went wrong.
 fn log_filter(command: &Command) -> &'static str {
     match command {
-        Command::ControllerManager(_) | Command::Apiserver(_) => "info",
+        Command::ControllerManager(_) | Command::Apiserver(_) | Command::Webhook(_) => "info",
         Command::Kubefedctl(args) => args.log(),
         _ => "warn",
     }

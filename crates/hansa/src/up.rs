@@ -23,6 +23,7 @@ use crate::{
     output::{Progress, say},
     processes::{Controllers, in_process, interrupted, leading},
     sandbox::Member,
+    webhook,
 };
 
 /// How long the parts may take to end after Ctrl-C.
@@ -41,17 +42,20 @@ pub(crate) async fn run(args: cli::Up) -> Result<()> {
 
     let transport = Transport::in_process(in_process(host.clone()));
     let client = transport.client("default");
-    install::install(&client).await.context("cannot prepare the embedded host")?;
-    membership::grant_admins(&client).await?;
+    let webhooks = webhook::beside(&client, hansa_api::names::SYSTEM_NAMESPACE, stop.clone()).await?;
+    // No webhook, of whoever, keeps the host from starting: nobody could reach it to repair the webhook.
+    let starting = Transport::in_process(webhook::unasked(host.clone())).client("default");
+    install::install(&starting).await.context("cannot prepare the embedded host")?;
+    membership::grant_admins(&starting).await?;
     let controllers =
         Controllers::start(&client, hansa_api::names::SYSTEM_NAMESPACE, leading(), &stop).await?;
     let gateway = Gateway::new(transport, controllers.registry.clone());
-    let listening = gateway::listen(&client, gateway, args.listen, None, &[], stop.clone()).await?;
+    let listening = gateway::listen(&starting, gateway, args.listen, None, &[], stop.clone()).await?;
     let access = Access { server: listening.server, ca: listening.ca, user: json!({"token": token}) };
 
     let joined = async {
         for member in &members {
-            member.join(&client, &data).await?;
+            member.join(&starting, &data).await?;
         }
         ready(&client, &members).await
     };
@@ -73,6 +77,7 @@ pub(crate) async fn run(args: cli::Up) -> Result<()> {
         controllers.stopped().await;
         // A task that panicked has ended as well.
         let _ = listening.task.await;
+        let _ = webhooks.task.await;
         for member in members {
             member.stopped().await;
         }

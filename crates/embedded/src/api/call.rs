@@ -25,6 +25,8 @@ pub(crate) struct Call {
     pub(crate) name: String,
     pub(crate) query: Query,
     pub(crate) user_agent: String,
+    /// Whether no admission webhook is asked about it.
+    pub(crate) unasked: bool,
     /// Warnings for the caller, to be sent as headers.
     pub(crate) warnings: Mutex<Vec<String>>,
 }

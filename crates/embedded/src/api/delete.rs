@@ -19,6 +19,7 @@ use crate::{
     admission,
     registry::policy::{self, Propagation as Default_},
     store::{Entry, Expect},
+    webhooks::Admission,
 };
 
 /// The finalizer that makes dependents go first.
@@ -147,7 +148,7 @@ impl Call {
     /// Answers `DELETE` of one object.
     pub(crate) async fn delete(&self, options: &DeleteOptions) -> Result<Answer, Status> {
         admission::admit_delete(self, &self.name)?;
-        let Deleted { object, gone } = self.delete_one(&self.name, options).await?;
+        let Deleted { object, gone } = self.delete_one(&self.name, options, true).await?;
         let code = if !gone && options.orphan_dependents == Some(false) { 202 } else { 200 };
         if gone && !policy::returns_deleted(&self.resource.storage) {
             let value = success(&self.resource, &self.name, &object["metadata"]["uid"]);
@@ -156,10 +157,16 @@ impl Call {
         Ok(Answer::made(code, object))
     }
 
-    pub(crate) async fn delete_one(&self, name: &str, options: &DeleteOptions) -> Result<Deleted, Status> {
+    /// Deletes one object; `asks` says whether admission webhooks are asked first.
+    pub(crate) async fn delete_one(
+        &self,
+        name: &str,
+        options: &DeleteOptions,
+        asks: bool,
+    ) -> Result<Deleted, Status> {
         for _ in 0..MAX_ATTEMPTS {
             let entry = self.server.store().get(&self.key_of(name)).ok_or_else(|| self.not_found(name))?;
-            match self.delete_entry(&entry, options).await {
+            match self.delete_entry(&entry, options, asks).await {
                 Ok(deleted) => return Ok(deleted),
                 Err(Rejected::Failed(status)) => return Err(status),
                 Err(Rejected::Raced) => {}
@@ -168,11 +175,22 @@ impl Call {
         Err(Status::conflict(&self.resource.group, &self.resource.name, name, super::write::MODIFIED))
     }
 
-    async fn delete_entry(&self, entry: &Arc<Entry>, options: &DeleteOptions) -> Result<Deleted, Rejected> {
+    async fn delete_entry(
+        &self,
+        entry: &Arc<Entry>,
+        options: &DeleteOptions,
+        asks: bool,
+    ) -> Result<Deleted, Rejected> {
         let live = convert::show_value(&self.resource, entry)?;
         self.check_preconditions(&live, options)?;
         let now: Timestamp = metadata::now().parse().unwrap_or(Timestamp::UNIX_EPOCH);
-        match decide(&self.resource.storage, &live, options, now) {
+        let verdict = decide(&self.resource.storage, &live, options, now);
+        if asks && verdict != Verdict::Pending {
+            let webhooks = Admission::delete(self, &entry.key.name, options);
+            webhooks.mutate(None, Some(&live)).await?;
+            webhooks.validate(None, Some(&live)).await?;
+        }
+        match verdict {
             Verdict::Pending => Ok(Deleted { object: live, gone: false }),
             Verdict::Remove => {
                 self.remove(entry, &live, options.dry_run).await?;
@@ -219,7 +237,7 @@ impl Call {
         for entry in entries {
             admission::admit_delete(self, &entry.key.name)?;
             let call = self.at(&entry.key.namespace, &entry.key.name);
-            match call.delete_one(&entry.key.name, options).await {
+            match call.delete_one(&entry.key.name, options, true).await {
                 Ok(deleted) => items.push(Payload::Made(deleted.object)),
                 Err(status) if status.code == 404 => {}
                 Err(status) => return Err(status),
@@ -240,7 +258,7 @@ impl Call {
         if !done && !metadata::is_deleting(&pod) {
             self.spend_disruption(&entry, options.dry_run).await?;
         }
-        self.delete_one(&self.name, &options).await?;
+        self.delete_one(&self.name, &options, false).await?;
         Ok(Answer::Plain {
             code: 201,
             value: json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}),
@@ -313,6 +331,7 @@ impl Call {
             name: name.to_owned(),
             query: self.query.clone(),
             user_agent: self.user_agent.clone(),
+            unasked: self.unasked,
             warnings: Default::default(),
         }
     }

@@ -1,7 +1,7 @@
 //! What a caller asks of a write: `CreateOptions`, `UpdateOptions`, `PatchOptions`, `DeleteOptions`.
 
 use hansa_machinery::{Status, status::Cause};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::query::Query;
 
@@ -144,6 +144,27 @@ pub struct DeleteOptions {
 }
 
 impl DeleteOptions {
+    /// The options as an object.
+    pub(crate) fn to_value(&self) -> Value {
+        let mut options = json!({"kind": "DeleteOptions", "apiVersion": "meta.k8s.io/v1"});
+        let propagation = self.propagation.map(|propagation| format!("{propagation:?}"));
+        let fields: [(&str, Value); 4] = [
+            ("gracePeriodSeconds", self.grace_period_seconds.into()),
+            ("propagationPolicy", propagation.into()),
+            ("orphanDependents", self.orphan_dependents.into()),
+            ("dryRun", self.dry_run.then(|| json!(["All"])).into()),
+        ];
+        for (field, value) in fields.into_iter().filter(|(_, value)| !value.is_null()) {
+            options[field] = value;
+        }
+        for (field, value) in [("uid", &self.uid), ("resourceVersion", &self.resource_version)] {
+            if let Some(value) = value {
+                options["preconditions"][field] = value.as_str().into();
+            }
+        }
+        options
+    }
+
     /// Reads the options from the body if there is one, else from the query.
     pub(crate) fn parse(body: Option<&Value>, query: &Query) -> Result<Self, Status> {
         let mut causes = Vec::new();
@@ -216,8 +237,6 @@ impl DeleteOptions {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]

@@ -94,6 +94,13 @@ struct ScaleWrite<'a> {
     scale: &'a Call,
 }
 
+impl ScaleWrite<'_> {
+    fn set_replicas(&self, object: &mut Value, replicas: i64) -> Result<(), Status> {
+        let path = JsonPath::parse(&self.scale.scale_paths().spec_replicas).map_err(Status::internal)?;
+        path.set(object, replicas.into()).map_err(Status::internal)
+    }
+}
+
 impl Change for ScaleWrite<'_> {
     fn desired(&self, call: &Call, live: Option<&Value>) -> Result<Value, Status> {
         let Some(live) = live else { return Err(call.not_found(&call.name)) };
@@ -144,8 +151,7 @@ impl Change for ScaleWrite<'_> {
             ));
         }
         let mut object = live.clone();
-        let path = JsonPath::parse(&self.scale.scale_paths().spec_replicas).map_err(Status::internal)?;
-        path.set(&mut object, replicas.into()).map_err(Status::internal)?;
+        self.set_replicas(&mut object, replicas)?;
         for field in ["resourceVersion", "uid"] {
             match wanted["metadata"][field].as_str().filter(|text| !text.is_empty()) {
                 Some(text) => object["metadata"][field] = text.into(),
@@ -160,6 +166,14 @@ impl Change for ScaleWrite<'_> {
 
     fn creates(&self, _: &Call) -> bool {
         false
+    }
+
+    fn shown(&self, object: &Value) -> Option<(&str, Value)> {
+        Some(("scale", self.scale.scale_of(object)))
+    }
+
+    fn absorb(&self, shown: Value, object: &mut Value) -> Result<(), Status> {
+        self.set_replicas(object, shown["spec"]["replicas"].as_i64().unwrap_or(0))
     }
 
     fn retries(&self) -> bool {

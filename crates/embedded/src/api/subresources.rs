@@ -10,6 +10,7 @@ use super::{
     options::WriteOptions,
     write::Change,
 };
+use crate::webhooks::Admission;
 
 struct Bind {
     node: String,
@@ -55,12 +56,16 @@ impl Change for Bind {
     fn obeys_update_rules(&self) -> bool {
         false
     }
+
+    fn asks_webhooks(&self) -> bool {
+        false
+    }
 }
 
 impl Call {
     /// Answers `POST …/pods/{name}/binding` and `POST …/bindings`.
     pub(crate) async fn bind(&self, document: Document, options: &WriteOptions) -> Result<Answer, Status> {
-        let binding = document.value;
+        let binding = self.admitted(document.value, options.dry_run).await?;
         let node = binding["target"]["name"].as_str().unwrap_or_default().to_owned();
         let kind = binding["target"]["kind"].as_str().unwrap_or_default();
         if !matches!(kind, "" | "Node") || node.is_empty() {
@@ -82,6 +87,14 @@ impl Call {
         })
     }
 
+    /// What is posted to a subresource, after the webhooks.
+    async fn admitted(&self, body: Value, dry_run: bool) -> Result<Value, Status> {
+        let webhooks = Admission::create(self, &self.name, dry_run);
+        let body = webhooks.mutate(Some(body), None).await?.unwrap_or_default();
+        webhooks.validate(Some(&body), None).await?;
+        Ok(body)
+    }
+
     /// Answers `POST` to a subresource.
     pub(crate) async fn create_subresource(
         &self,
@@ -90,10 +103,13 @@ impl Call {
     ) -> Result<Answer, Status> {
         match (&*self.resource.storage, self.subresource.as_str()) {
             ("pods", "binding") => self.bind(document, options).await,
-            ("pods", "eviction") => self.evict(&document.value).await,
+            ("pods", "eviction") => {
+                let eviction = self.admitted(document.value, options.dry_run).await?;
+                self.evict(&eviction).await
+            }
             ("serviceaccounts", "token") => {
-                let answer =
-                    self.server.auth().token_request(&self.namespace, &self.name, &document.value)?;
+                let request = self.admitted(document.value, options.dry_run).await?;
+                let answer = self.server.auth().token_request(&self.namespace, &self.name, &request)?;
                 Ok(Answer::Plain { code: 201, value: answer })
             }
             _ => Err(Status::method_not_allowed(&self.resource.group, &self.resource.name, "create")),

@@ -23,6 +23,7 @@ use crate::{
     registry::policy,
     services::Lease,
     store::{Draft, Entry, Expect, Key, Op, WriteError},
+    webhooks::{self, Admission},
 };
 
 /// The largest object that is stored, as etcd has it.
@@ -61,6 +62,18 @@ pub(crate) trait Change: Sync {
     fn obeys_update_rules(&self) -> bool {
         true
     }
+    /// Whether admission webhooks are asked about it as an update; a binding is a creation of its own.
+    fn asks_webhooks(&self) -> bool {
+        true
+    }
+    /// What a subresource shows of an object in place of the object itself, with the name of the subresource.
+    fn shown(&self, _: &Value) -> Option<(&str, Value)> {
+        None
+    }
+    /// Takes over what webhooks changed in what they were shown.
+    fn absorb(&self, _shown: Value, _object: &mut Value) -> Result<(), Status> {
+        Ok(())
+    }
 }
 
 impl Call {
@@ -86,7 +99,7 @@ impl Call {
     ) -> Result<Arc<Entry>, Status> {
         let generates = object["metadata"]["generateName"].as_str().is_some_and(|base| !base.is_empty())
             && object["metadata"]["name"].as_str().unwrap_or_default().is_empty();
-        let lease = self.prepare_new(&mut object, options, true)?;
+        let lease = self.prepare_new(&mut object, options, true).await?;
         let mut attempts = if generates { 8 } else { 1 };
         loop {
             attempts -= 1;
@@ -109,7 +122,7 @@ impl Call {
     }
 
     /// Makes a decoded object ready to be stored for the first time.
-    fn prepare_new(
+    async fn prepare_new(
         &self,
         object: &mut Value,
         options: &WriteOptions,
@@ -124,16 +137,24 @@ impl Call {
         metadata::of(object).remove("resourceVersion");
         metadata::match_namespace(object, if resource.namespaced { &self.namespace } else { "" })?;
         self.default(object);
-        metadata::fill_new(object);
-        self.name_new(object)?;
-        let lease = admission::prepare_create(self, object)?;
+        admission::check_create(self, object)?;
         if record {
             *object =
                 apply::update(resource.schema.as_ref(), None, std::mem::take(object), &self.manager(options));
         }
+        let named = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        let webhooks = Admission::create(self, &named, options.dry_run);
+        *object = webhooks.mutate(Some(std::mem::take(object)), None).await?.unwrap_or_default();
+        if !self.name.is_empty() {
+            self.match_name(object)?;
+        }
+        metadata::fill_new(object);
+        self.name_new(object)?;
+        let lease = admission::prepare_create(self, object)?;
         strategy::prepare_create(self, object);
         admission::admit(self, object, None)?;
         self.validate(object, None)?;
+        webhooks.validate(Some(object), None).await?;
         Ok(lease)
     }
 
@@ -182,6 +203,7 @@ impl Call {
         if let (Some(_), Some(schema)) = (&resource.custom, &resource.schema) {
             causes.extend(structural::validate_update(schema, object, live));
         }
+        causes.extend(webhooks::problems(resource, object));
         if let Some(paths) = resource.custom.as_ref().and_then(|custom| custom.scale.as_ref()) {
             causes.extend(paths.validate(object, self.subresource == "status"));
         }
@@ -270,7 +292,7 @@ impl Call {
         }
         metadata::of(&mut object).remove("resourceVersion");
         self.match_name(&mut object)?;
-        let lease = self.prepare_new(&mut object, options, !change.manages_fields())?;
+        let lease = self.prepare_new(&mut object, options, !change.manages_fields()).await?;
         let entry = self.commit(self.key(), Expect::Absent, &object, options.dry_run).await?;
         self.keep(lease, options);
         Ok(self.show(&entry)?)
@@ -292,14 +314,20 @@ impl Call {
         metadata::keep_identity(&mut object, &live);
         metadata::of(&mut object)
             .insert("resourceVersion".into(), live["metadata"]["resourceVersion"].clone());
-        let lease = admission::prepare_update(self, &mut object, &live)?;
         if !change.manages_fields() {
             object = apply::update(resource.schema.as_ref(), Some(&live), object, &self.manager(options));
         }
+        if change.asks_webhooks() {
+            self.mutate_live(change, &mut object, &live, options).await?;
+        }
+        let lease = admission::prepare_update(self, &mut object, &live)?;
         strategy::prepare_update(self, &mut object, &live);
         admission::admit(self, &object, Some(&live))?;
         if change.obeys_update_rules() {
             self.validate(&object, Some(&live))?;
+        }
+        if change.asks_webhooks() {
+            self.judge_live(change, &object, &live, options).await?;
         }
         let is_done = metadata::is_deleting(&live)
             && live["metadata"]["deletionGracePeriodSeconds"].as_i64().unwrap_or(0) == 0
@@ -320,6 +348,53 @@ impl Call {
             admission::freed(self, &live, Some(&object));
         }
         Ok(self.show(&stored)?)
+    }
+
+    /// Lets mutating webhooks change an update.
+    async fn mutate_live(
+        &self,
+        change: &dyn Change,
+        object: &mut Value,
+        live: &Value,
+        options: &WriteOptions,
+    ) -> Result<(), Status> {
+        match (change.shown(object), change.shown(live)) {
+            (Some((subresource, shown)), Some((_, old))) => {
+                let webhooks = Admission::update(self, subresource, options.dry_run);
+                if let Some(changed) = webhooks.mutate(Some(shown.clone()), Some(&old)).await?
+                    && changed != shown
+                {
+                    change.absorb(changed, object)?;
+                }
+            }
+            _ => {
+                let webhooks = Admission::update(self, &self.subresource, options.dry_run);
+                let changed = webhooks.mutate(Some(std::mem::take(object)), Some(live)).await?;
+                *object = changed.unwrap_or_default();
+                self.match_name(object)?;
+                metadata::keep_identity(object, live);
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks the validating webhooks about an update.
+    async fn judge_live(
+        &self,
+        change: &dyn Change,
+        object: &Value,
+        live: &Value,
+        options: &WriteOptions,
+    ) -> Result<(), Status> {
+        match (change.shown(object), change.shown(live)) {
+            (Some((subresource, shown)), Some((_, old))) => {
+                Admission::update(self, subresource, options.dry_run).validate(Some(&shown), Some(&old)).await
+            }
+            _ => {
+                let webhooks = Admission::update(self, &self.subresource, options.dry_run);
+                webhooks.validate(Some(object), Some(live)).await
+            }
+        }
     }
 
     /// Removes the object at exactly the revision of `entry`; `last` is the state that watchers see.

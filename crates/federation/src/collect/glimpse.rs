@@ -71,9 +71,10 @@ impl Glimpse {
         match version {
             Version::Generation(generation) => self.generation >= saturated(*generation),
             Version::Resource(version) => {
-                version.parse::<u64>().is_ok_and(|version| self.resource_version >= version)
+                version.number().is_some_and(|version| self.resource_version >= version)
                     || self.resource_version == 0
             }
+            Version::Chosen(chosen) => self.shows(&chosen.0),
         }
     }
 }
@@ -151,8 +152,8 @@ mod tests {
         let available = Sight::Seen(Availability::Available, "".into());
         assert_eq!(see(Version::Generation(2)), available);
         assert_eq!(see(Version::Generation(3)), Sight::Unheard);
-        assert_eq!(see(Version::Resource("7".into())), available);
-        assert_eq!(see(Version::Resource("8".into())), Sight::Unheard);
+        assert_eq!(see(Version::of(0, "7")), available);
+        assert_eq!(see(Version::of(0, "8")), Sight::Unheard);
         assert_eq!(sight(None, None), Sight::Unheard);
         assert_eq!(sight(Some(&Sighting::Unread(Some(shown_pod(7)))), None), Sight::Unheard);
     }

@@ -66,7 +66,7 @@ impl Collector {
         }
     }
 
-    fn collects(&self) -> bool {
+    pub(crate) fn collects(&self) -> bool {
         self.raw && !self.statusless && !self.pruned.load(Ordering::Relaxed)
     }
 

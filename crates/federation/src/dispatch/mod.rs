@@ -31,6 +31,7 @@ mod takeover;
 mod wire;
 
 pub(crate) use memory::Memory;
+pub(crate) use refusal::immutable;
 
 /// How long one member may take over one step.
 const PATIENCE: Duration = Duration::from_secs(30);

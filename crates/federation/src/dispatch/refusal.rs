@@ -156,15 +156,15 @@ pub(super) fn code(error: &kube::Error) -> Option<u16> {
 
 /// Fields that cannot be changed.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Immutable {
+pub(crate) struct Immutable {
     /// Their names, as the server writes them.
     fields: Vec<String>,
     /// Whether that is all that is wrong.
-    only: bool,
+    pub(crate) only: bool,
 }
 
 /// Reads from a refusal which fields cannot be changed; `None` if it is about something else.
-pub(super) fn immutable(status: &Status) -> Option<Immutable> {
+pub(crate) fn immutable(status: &Status) -> Option<Immutable> {
     if status.code != 422 {
         return None;
     }

@@ -14,6 +14,7 @@ use serde_json::Value;
 use super::host::{Host, HostError, NamespacePlacement};
 use super::reach::{Link, Reach, Trouble};
 use super::{Effect, Outlook, Preview};
+use crate::dispatch;
 use crate::federated::Federated;
 use crate::key::Key;
 use crate::overrides::{Cluster, Overrides};
@@ -257,6 +258,7 @@ impl Subject<'_> {
             }
             Action::Unlabel => say(Effect::Release, "the managed label is taken off; the object stays"),
             Action::Confirm => say(Effect::Nothing, "its copy is gone already"),
+            Action::Owe => say(Effect::Delete, "it is away; its copy is deleted when it is back"),
             Action::None => match step.word {
                 None => say(Effect::Nothing, "as it should be"),
                 Some(Word::ClusterNotReady | Word::WaitingForRemoval | Word::ClusterNotFound) => {
@@ -373,6 +375,7 @@ fn observed(found: &Found) -> Observation {
         resource_version: text("resourceVersion"),
         generation: metadata["generation"].as_i64().unwrap_or_default(),
         deleting: !metadata["deletionTimestamp"].is_null(),
+        applied: true,
         marks: Marks::of(live),
     })
 }
@@ -383,5 +386,5 @@ fn is_callers(status: &kube::core::Status) -> bool {
 }
 
 fn is_immutable(status: &kube::core::Status) -> bool {
-    status.code == 422 && status.message.contains("immutable")
+    dispatch::immutable(status).is_some_and(|immutable| immutable.only)
 }

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hansa_api::{FederatedTypeConfig, KubeFedCluster, ReplicaSchedulingPreference};
+use hansa_cluster::feed::Feed;
 use hansa_cluster::{Change as MemberChange, Informers, Registry};
 use jiff::Timestamp;
 use kube::Client;
@@ -20,7 +21,7 @@ use super::Options;
 use super::look::Memory;
 use super::preference::{KINDS, Preference};
 use super::read::Reader;
-use crate::cache::{Cache, Change};
+use crate::cache::{self, Cache, Change};
 use crate::engine::lock;
 use crate::events::Recorder;
 use crate::key::Key;
@@ -103,17 +104,24 @@ impl Scheduler {
         let configs = {
             let resource = ApiResource::erase::<FederatedTypeConfig>(&());
             let api = Api::namespaced_with(shared.host.clone(), &shared.options.namespace, &resource);
-            shared.configs.watch(api, Config::project, |_| shared.changed.notify_one(), stop.clone())
+            let feed = shared.feed(&api);
+            shared.configs.watch(
+                feed,
+                cache::wholly(Config::project),
+                |_| shared.changed.notify_one(),
+                stop.clone(),
+            )
         };
         let preferences = {
             let resource = ApiResource::erase::<ReplicaSchedulingPreference>(&());
-            let changed = |change: Change<'_>| {
-                if let Change::Put(key, _) | Change::Gone(key) = change {
+            let changed = |change: Change<'_, Preference>| {
+                if let Change::Put(key, ..) | Change::Gone(key, _) = change {
                     shared.queue.add(key.clone());
                 }
                 shared.changed.notify_one();
             };
-            shared.preferences.watch(shared.api(&resource, None), Preference::project, changed, stop.clone())
+            let feed = shared.feed(&shared.api(&resource, None));
+            shared.preferences.watch(feed, cache::wholly(Preference::project), changed, stop.clone())
         };
         let workers = (0..shared.options.concurrency.max(1)).map(|_| shared.work(&stop));
         tokio::join!(
@@ -168,6 +176,10 @@ impl Shared {
             Some(namespace) => Api::namespaced_with(self.host.clone(), namespace, resource),
             None => Api::all_with(self.host.clone(), resource),
         }
+    }
+
+    fn feed(&self, api: &Api<DynamicObject>) -> Feed {
+        Feed::new(self.host.clone(), api.resource_url())
     }
 
     async fn work(&self, stop: &CancellationToken) {
@@ -250,21 +262,20 @@ impl Shared {
                 }
                 MemberChange::Synced { .. } | MemberChange::Failed { .. } => shared.look_at_all(SETTLE),
             }));
-        let generation = |object: &Value| object["metadata"]["generation"].as_i64().unwrap_or_default();
-        let changed = |change: Change<'_>| match change {
-            Change::Put(key, object) if self.concerns(kind, key) => {
+        let changed = |change: Change<'_, ()>| match change {
+            Change::Put(key, object, _) if self.concerns(kind, key) => {
                 // Status is written often and says nothing new; what we wrote ourselves, neither.
                 let known = lock(&self.memories).get(key).and_then(|memory| memory.generation);
-                if known != Some(generation(object)) {
+                if known != Some(object.meta.generation) {
                     self.queue.add(key.clone());
                 }
             }
-            Change::Gone(key) => drop(lock(&self.memories).remove(key)),
+            Change::Gone(key, ()) => drop(lock(&self.memories).remove(key)),
             Change::Put(..) | Change::Synced => {}
         };
         let federated: Cache<()> = Cache::default();
         let api = self.api(&scheduled.types.federated, None);
-        federated.watch(api, |_| (), changed, stop).await;
+        federated.watch(self.feed(&api).only_metadata(), |_, _| Some(()), changed, stop).await;
     }
 
     /// Since when a member is not ready by what is written on the host.

@@ -24,7 +24,7 @@ const MAX_CHOICES: usize = 48;
 /// What the parser may need of the stack for an expression within these bounds, with room to spare.
 const PARSER_STACK: usize = 64 << 20;
 /// Steps that all rules together may take over one object.
-const BUDGET: u64 = 1_000_000;
+pub(super) const BUDGET: u64 = 1_000_000;
 
 /// The compiled rules of a schema; empty for a schema without any.
 #[derive(Debug, Default)]
@@ -117,7 +117,7 @@ pub(super) fn check(rules: &Expressions, new: &Value, old: Option<&Value>, cause
 }
 
 /// Runs the parser, whose recursion is deep, on a stack of its own.
-fn with_deep_stack<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, String> {
+pub(super) fn with_deep_stack<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, String> {
     std::thread::scope(|scope| {
         let builder = std::thread::Builder::new().name("cel-compiler".into()).stack_size(PARSER_STACK);
         let thread = builder.spawn_scoped(scope, work).map_err(|error| error.to_string())?;
@@ -303,7 +303,7 @@ fn is_collection(node: &Node) -> bool {
 }
 
 /// The length of the longest list, map or text in a value.
-fn longest(value: &Value, depth: usize) -> u64 {
+pub(super) fn longest(value: &Value, depth: usize) -> u64 {
     if depth >= MAX_DEPTH {
         return 0;
     }
@@ -322,7 +322,7 @@ fn longest(value: &Value, depth: usize) -> u64 {
 }
 
 /// How deep loops nest in an expression, or why it is not taken.
-fn measure(expression: &str) -> Result<u32, String> {
+pub(super) fn measure(expression: &str) -> Result<u32, String> {
     const LOOPS: [&str; 12] = [
         "all",
         "exists",

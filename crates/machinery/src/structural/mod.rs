@@ -2,6 +2,7 @@
 //! is that of `k8s.io/apiextensions-apiserver/pkg/apiserver/schema` for CRDs and of Go's JSON decoding for built-in types.
 
 mod check;
+mod condition;
 mod decode;
 mod default;
 mod expressions;
@@ -12,6 +13,7 @@ mod prune;
 mod validate;
 
 pub use check::check_schema;
+pub use condition::Condition;
 pub use decode::{decode_errors, normalize};
 pub use default::default;
 pub use prune::{Prune, prune, unknown_fields};
