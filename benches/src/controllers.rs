@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use crate::support::{embedded::binary, process::Process};
+use crate::support::{embedded::binary, free_port, process::Process};
 
 /// A process that uses less than this much of a processor is at rest.
 const REST: f64 = 0.05;
@@ -22,7 +22,7 @@ impl Controllers {
     /// Ours.
     pub fn hansa(kubeconfig: &Path, logs: &Path) -> Self {
         let mut command = Command::new(binary());
-        command.arg("controller-manager").arg("--kubeconfig").arg(kubeconfig);
+        command.arg("controller-manager").arg("--kubeconfig").arg(kubeconfig).args(ports());
         Self { process: Process::start("controller-manager", logs, &mut command) }
     }
 
@@ -30,7 +30,13 @@ impl Controllers {
     pub fn kubefed(program: &PathBuf, kubeconfig: &Path, logs: &Path) -> Self {
         let mut command = Command::new(program);
         command.arg("--kubeconfig").arg(kubeconfig).args(["--kubefed-namespace", "kube-federation-system"]);
+        command.args(ports());
         Self { process: Process::start("kubefed-controller-manager", logs, &mut command) }
+    }
+
+    /// What is resident: of the process's own, and of its program file.
+    pub fn resident(&self) -> String {
+        format!("{} ({} of its own)", self.memory("VmRSS"), self.memory("RssAnon"))
     }
 
     /// A line of `/proc/PID/status`.
@@ -67,6 +73,11 @@ impl Controllers {
     pub async fn idle(&self, time: Duration) -> (f64, String) {
         let before = self.processor();
         tokio::time::sleep(time).await;
-        ((self.processor() - before) / time.as_secs_f64() * 1000.0, self.memory("VmRSS"))
+        ((self.processor() - before) / time.as_secs_f64() * 1000.0, self.resident())
     }
+}
+
+/// The flags for endpoints that are nobody else's.
+fn ports() -> [String; 2] {
+    ["healthz", "metrics"].map(|endpoint| format!("--{endpoint}-addr=127.0.0.1:{}", free_port()))
 }

@@ -71,7 +71,7 @@ async fn measure(members: usize, objects: usize) {
     say("peak resident during the roll-out", &controllers.memory("VmHWM"));
     let cpu = controllers.at_rest().await;
     say("processor time of the controllers for it", &format!("{cpu:.1} s"));
-    say("resident, steady", &controllers.memory("VmRSS"));
+    say("resident, steady", &controllers.resident());
     let (idle, resident) = controllers.idle(Duration::from_secs(30)).await;
     say("at rest for 30 s: processor, resident", &format!("{idle:.1} millicores, {resident}"));
 
@@ -148,5 +148,8 @@ async fn restart(fleet: &Fleet, mut controllers: Controllers, dir: &Path, member
     let (writes, hosts) =
         (fleet.member_writes() - written - PLACEMENTS as u64, fleet.host.revision() - hosts);
     say("writes to members besides that change, writes to the host", &format!("{writes}, {hosts}"));
-    say("peak resident during the restart", &controllers.memory("VmHWM"));
+    say(
+        "resident after the restart, peak",
+        &format!("{}, {}", controllers.resident(), controllers.memory("VmHWM")),
+    );
 }

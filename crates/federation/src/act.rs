@@ -259,7 +259,9 @@ impl Engine {
                 Knowledge::Known(uid) => uid,
                 Knowledge::Unknown => None,
             },
-            delete_options: federated.map(|federated| federated.delete_options.clone()).unwrap_or_default(),
+            delete_options: federated
+                .and_then(|federated| federated.delete_options.as_deref().cloned())
+                .unwrap_or_default(),
             generation,
             recreate,
             memory: self.memory.clone(),
@@ -390,8 +392,10 @@ impl Engine {
         let api = self.federated_api(Some(&key.namespace));
         let params =
             PatchParams { field_manager: Some(names::FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-        let (mut finalizers, mut version) =
-            (federated.finalizers.clone(), federated.resource_version.clone());
+        let (mut finalizers, mut version) = (
+            federated.finalizers.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            federated.resource_version.clone(),
+        );
         let mut attempt = 0;
         loop {
             finalizers.retain(|finalizer| finalizer != names::FINALIZER_SYNC);

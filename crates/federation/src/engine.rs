@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::cache::{self, Cache, Change};
+use crate::cache::{Cache, Change};
 use crate::collect::Collector;
 use crate::dispatch::Memory;
 use crate::events::{About, Recorder, Severity};
@@ -109,8 +109,8 @@ impl Engine {
             *lock(&self.shared.namespaces) = Some(self.cache.clone());
         }
         let federated = async {
-            let project = |object: &Object<'_>, _: Option<&Federated>| {
-                cache::whole(object).map(|object| Federated::project(&self.types, &object))
+            let project = |object: &Object<'_>, before: Option<&Federated>| {
+                Federated::read(&self.types, object, before)
             };
             let changed = |change: Change<'_, Federated>| self.federated_changed(change);
             let feed = self.feed(&self.federated_api(None));
@@ -296,7 +296,14 @@ impl Engine {
         let members = {
             let mut states = lock(&self.states);
             let mut state = states.get_mut(key);
-            let members = snapshot.members.iter().filter(|(name, member)| matters(name, member));
+            let is_remembered =
+                |name: &str| state.as_ref().is_some_and(|state| state.members.contains_key(name));
+            let members: Vec<_> = snapshot
+                .members
+                .iter()
+                .filter(|(name, member)| matters(name, member) || is_remembered(name))
+                .collect();
+            let members = members.into_iter();
             let members = members.map(|(name, member)| {
                 let raw = self.members.observe(name, &target);
                 let copy = match state.as_mut().and_then(|state| state.members.get_mut(name)) {
@@ -393,7 +400,10 @@ impl Engine {
     fn forget(&self, key: &Key, federated: Option<&Federated>) {
         let mut states = lock(&self.states);
         if let Some(state) = states.get_mut(key)
-            && state.is_over(federated.map(|federated| (&*federated.uid, &*federated.resource_version)))
+            && state.is_over(
+                federated.map(|federated| (&*federated.uid, &*federated.resource_version)),
+                Instant::now(),
+            )
         {
             states.remove(key);
         }
@@ -410,7 +420,8 @@ impl Engine {
                 .filter(|member| !member.in_flight)
                 .flat_map(|member| [member.retry(), member.believed_until()]);
             let overdue = state.and_then(|state| state.deleting).map(|since| since + self.shared.overdue);
-            members.chain([overdue.filter(|overdue| *overdue > now)]).flatten().min()
+            // What is past has been looked at just now, and to no avail.
+            members.chain([overdue]).flatten().filter(|at| *at > now).min()
         };
         match next {
             Some(next) => self.queue.add_after(key.clone(), next.saturating_duration_since(now)),

@@ -28,6 +28,11 @@ const SAME: Duration = Duration::from_secs(600);
 /// How often the same event is counted up at most.
 const PAUSE: Duration = Duration::from_secs(10);
 
+/// How many events that are a matter of course are written at once, and how many a second after that: a first roll-out has a hundred
+/// thousand, whose writing would take longer than the roll-out.
+const BURST: u32 = 500;
+const A_SECOND: u32 = 25;
+
 /// What an event is about.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct About {
@@ -127,7 +132,8 @@ impl Recorder {
     /// A recorder, and the task that writes what it takes.
     pub(crate) fn new(client: Client) -> (Self, Writer) {
         let (sender, receiver) = mpsc::channel(WAITING);
-        (Self(sender), Writer { client, receiver, written: HashMap::new() })
+        let allowance = Allowance { left: f64::from(BURST), at: Instant::now() };
+        (Self(sender), Writer { client, receiver, allowance, written: HashMap::new() })
     }
 
     /// Something happened to a federated object.
@@ -142,7 +148,29 @@ impl Recorder {
 pub(crate) struct Writer {
     client: Client,
     receiver: mpsc::Receiver<Happening>,
+    /// For events that are a matter of course.
+    allowance: Allowance,
     written: HashMap<u64, Written>,
+}
+
+/// How many more may be written now.
+#[derive(Debug)]
+struct Allowance {
+    left: f64,
+    at: Instant,
+}
+
+impl Allowance {
+    fn take(&mut self, now: Instant) -> bool {
+        let gained = now.saturating_duration_since(self.at).as_secs_f64() * f64::from(A_SECOND);
+        self.left = (self.left + gained).min(f64::from(BURST));
+        self.at = now;
+        let is_left = self.left >= 1.0;
+        if is_left {
+            self.left -= 1.0;
+        }
+        is_left
+    }
 }
 
 #[derive(Debug)]
@@ -158,6 +186,9 @@ impl Writer {
     pub(crate) async fn run(mut self, shutdown: CancellationToken) {
         while let Some(Some(happening)) = shutdown.run_until_cancelled(self.receiver.recv()).await {
             let (reason, namespace) = (happening.reason, happening.about.namespace.clone());
+            if happening.severity == Severity::Normal && !self.allowance.take(Instant::now()) {
+                continue;
+            }
             match time::timeout(Duration::from_secs(10), self.write(happening)).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => tracing::debug!(reason, namespace, %error, "an event could not be written"),
@@ -233,6 +264,15 @@ fn event(happening: Happening, name: &str, namespace: &str) -> Event {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_flood_of_events_is_thinned_out_and_a_few_are_not() {
+        let now = Instant::now();
+        let mut allowance = Allowance { left: f64::from(BURST), at: now };
+        assert_eq!((0..10_000).filter(|_| allowance.take(now)).count(), BURST as usize);
+        let later = now + Duration::from_secs(2);
+        assert_eq!((0..10_000).filter(|_| allowance.take(later)).count(), 2 * A_SECOND as usize);
+    }
     use crate::report::{Failure, Retry};
     use crate::version::Version;
 

@@ -7,7 +7,7 @@ use hansa_machinery::selector::{LabelSelector, Requirement};
 use serde_json::{Value, json};
 
 use crate::key::Key;
-use crate::placement::{self, Gate, Narrowing, Placement, PlacementError, Verdict};
+use crate::placement::{self, Gate, Names, Narrowing, Placement, PlacementError, Verdict};
 use crate::version::Record;
 
 /// A registered cluster, as far as placement goes.
@@ -60,7 +60,7 @@ impl Answer {
 
 /// Explains the placement for each registered cluster and each that is named otherwise, sorted by name.
 pub fn explain(question: Question<'_>) -> Vec<Answer> {
-    let empty = BTreeSet::new();
+    let empty = Names::default();
     let listed = match question.placement {
         Ok(Placement::Clusters(names)) => names,
         _ => &empty,
@@ -68,7 +68,7 @@ pub fn explain(question: Question<'_>) -> Vec<Answer> {
     let recorded =
         question.record.into_iter().flat_map(|record| record.clusters.iter().map(|(name, _)| &**name));
     let mut names: BTreeSet<&str> = recorded.collect();
-    names.extend(question.clusters.keys().chain(listed).map(String::as_str));
+    names.extend(question.clusters.keys().map(String::as_str).chain(listed.iter()));
     let answer = |name: &str| match question.clusters.get(name) {
         Some(cluster) => question.registered(name, cluster),
         None if listed.contains(name) => {

@@ -1,10 +1,15 @@
 //! A federated object as it is kept: what decisions need, without its template (a large one costs ten times its text as JSON values).
 
 use std::borrow::Cow;
+use std::ops::Deref;
+use std::sync::Arc;
 
 use hansa_api::names;
+use hansa_cluster::feed::Object;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::intern::intern;
 use crate::overrides::{Cluster, Overrides, Selectors};
 use crate::placement::{Placement, PlacementError};
 use crate::status::Reported;
@@ -25,25 +30,39 @@ pub struct Federated {
     /// Whether it has a deletionTimestamp.
     pub deleting: bool,
     /// `metadata.finalizers`.
-    pub finalizers: Vec<String>,
+    pub finalizers: Box<[Arc<str>]>,
     /// Whether its copies are to stay when it is deleted.
     pub orphan: bool,
     /// Whether a copy that cannot be changed may be deleted and created again.
     pub recreate: bool,
     /// How its copies are to be deleted.
-    pub delete_options: DeleteOptions,
+    pub delete_options: Option<Box<DeleteOptions>>,
+    /// What its status says.
+    pub reported: Option<Reported>,
+    spec: Arc<Spec>,
+}
+
+/// What follows from `spec` alone, which most changes of an object leave as it is.
+#[derive(Debug)]
+pub struct Spec {
     /// Where it is to be.
     pub placement: Result<Placement, PlacementError>,
     /// What it is to be.
     pub hashes: Hashes,
     /// Whether the template has finalizers, which are dropped.
     pub drops_finalizers: bool,
-    /// What its status says.
-    pub reported: Option<Reported>,
     /// Which overrides a member's labels choose.
     pub selectors: Selectors,
     marks: Marks,
     tailored: Option<Box<Tailored>>,
+}
+
+impl Deref for Federated {
+    type Target = Spec;
+
+    fn deref(&self) -> &Spec {
+        &self.spec
+    }
 }
 
 /// What the metadata of copies is made from, where overrides reach into it.
@@ -57,9 +76,62 @@ struct Tailored {
 impl Federated {
     /// Projects a federated object.
     pub fn project(types: &TypeConfig, object: &Value) -> Self {
+        Self::with(object, Arc::new(Spec::project(types, object)))
+    }
+
+    /// Projects a federated object in its encoded form. What follows from its spec is taken from its earlier state, if that has the same
+    /// generation; then the spec is not even read.
+    pub(crate) fn read(types: &TypeConfig, object: &Object<'_>, before: Option<&Self>) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct WithoutSpec {
+            metadata: Value,
+            status: Option<Value>,
+        }
+        let meta = &object.meta;
+        let is_same = |before: &&Self| {
+            before.uid == meta.uid && before.generation == meta.generation && meta.generation != 0
+        };
+        match before.filter(is_same) {
+            Some(before) => {
+                let WithoutSpec { metadata, status } = serde_json::from_str(object.raw).ok()?;
+                let mut object = json!({ "metadata": metadata });
+                if let Some(status) = status {
+                    object["status"] = status;
+                }
+                Some(Self::with(&object, before.spec.clone()))
+            }
+            None => Some(Self::project(types, &serde_json::from_str(object.raw).ok()?)),
+        }
+    }
+
+    fn with(object: &Value, spec: Arc<Spec>) -> Self {
         let metadata = &object["metadata"];
         let text = |field: &str| metadata[field].as_str().unwrap_or_default().to_owned();
         let annotation = |name: &str| metadata["annotations"][name].as_str();
+        let finalizers = metadata["finalizers"].as_array().into_iter().flatten();
+        Self {
+            uid: text("uid"),
+            resource_version: text("resourceVersion"),
+            generation: metadata["generation"].as_i64().unwrap_or_default(),
+            deleting: !metadata["deletionTimestamp"].is_null(),
+            finalizers: finalizers.filter_map(|f| f.as_str().map(intern)).collect(),
+            orphan: annotation(names::ANNOTATION_ORPHAN) == Some("true"),
+            recreate: annotation(names::ANNOTATION_RECREATE) == Some("true"),
+            delete_options: annotation(names::ANNOTATION_DELETE_OPTION)
+                .map(|text| Box::new(DeleteOptions::parse(text))),
+            reported: Reported::parse(object),
+            spec,
+        }
+    }
+
+    /// Whether our finalizer is on it.
+    pub fn is_held(&self) -> bool {
+        self.finalizers.iter().any(|finalizer| **finalizer == *names::FINALIZER_SYNC)
+    }
+}
+
+impl Spec {
+    fn project(types: &TypeConfig, object: &Value) -> Self {
         let overrides = Overrides::parse(object);
         let base = template::base(types, object).unwrap_or_default();
         let tailored = overrides.of_metadata().map(|overrides| {
@@ -67,22 +139,10 @@ impl Federated {
                 json!({"apiVersion": base["apiVersion"], "kind": base["kind"], "metadata": base["metadata"]});
             Box::new(Tailored { types: types.clone(), base, overrides })
         });
-        let finalizers = metadata["finalizers"].as_array().into_iter().flatten();
         Self {
-            uid: text("uid"),
-            resource_version: text("resourceVersion"),
-            generation: metadata["generation"].as_i64().unwrap_or_default(),
-            deleting: !metadata["deletionTimestamp"].is_null(),
-            finalizers: finalizers.filter_map(|f| f.as_str().map(str::to_owned)).collect(),
-            orphan: annotation(names::ANNOTATION_ORPHAN) == Some("true"),
-            recreate: annotation(names::ANNOTATION_RECREATE) == Some("true"),
-            delete_options: annotation(names::ANNOTATION_DELETE_OPTION)
-                .map(DeleteOptions::parse)
-                .unwrap_or_default(),
             placement: Placement::parse(object),
             hashes: Hashes::of(object),
             drops_finalizers: template::has_finalizers(object),
-            reported: Reported::parse(object),
             selectors: overrides.selectors(),
             marks: Marks::of(&base),
             tailored,
@@ -95,11 +155,6 @@ impl Federated {
             template::finish(types, base.clone(), overrides, cluster).ok()
         });
         tailored.map_or(Cow::Borrowed(&self.marks), |copy| Cow::Owned(Marks::of(&copy)))
-    }
-
-    /// Whether our finalizer is on it.
-    pub fn is_held(&self) -> bool {
-        self.finalizers.iter().any(|finalizer| finalizer == names::FINALIZER_SYNC)
     }
 }
 
@@ -167,8 +222,8 @@ mod tests {
             }),
         );
         assert!(federated.is_held() && federated.orphan && !federated.deleting);
-        assert_eq!(federated.delete_options.grace_period_seconds, Some(5));
-        assert_eq!(federated.delete_options.propagation, Propagation::Orphan);
+        let options = federated.delete_options.unwrap();
+        assert_eq!((options.grace_period_seconds, options.propagation), (Some(5), Propagation::Orphan));
     }
 
     #[test]

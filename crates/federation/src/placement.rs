@@ -1,19 +1,45 @@
 //! Placement: which members an object belongs on (`spec/kubefed.md §2.5`).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use hansa_machinery::selector::{LabelSelector, Requirement};
 use serde_json::Value;
+
+use crate::intern::intern;
 
 /// What `spec.placement` asks for.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Placement {
     /// Exactly the clusters of these names; the empty list is an answer too: none.
-    Clusters(BTreeSet<String>),
+    Clusters(Names),
     /// Every cluster whose labels match; `{}` is every cluster.
     Selector(LabelSelector),
     /// Neither list nor selector: no cluster.
     Nowhere,
+}
+
+/// Names of clusters, sorted; ten thousand objects name the same few.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Names(Box<[Arc<str>]>);
+
+impl Names {
+    /// Whether a name is among them.
+    pub fn contains(&self, name: &str) -> bool {
+        self.0.binary_search_by(|known| (**known).cmp(name)).is_ok()
+    }
+
+    /// The names.
+    pub fn iter(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|name| &**name)
+    }
+}
+
+impl<S: AsRef<str>> FromIterator<S> for Names {
+    fn from_iter<I: IntoIterator<Item = S>>(names: I) -> Self {
+        let names: BTreeSet<Arc<str>> = names.into_iter().map(|name| intern(name.as_ref())).collect();
+        Self(names.into_iter().collect())
+    }
 }
 
 /// Why `spec.placement` cannot be understood.
@@ -39,7 +65,7 @@ impl Placement {
         match &placement["clusters"] {
             Value::Null => {}
             Value::Array(clusters) => {
-                let names = clusters.iter().map(|c| c["name"].as_str().map(str::to_owned));
+                let names = clusters.iter().map(|c| c["name"].as_str());
                 let expected = "a list of objects with a name";
                 return names
                     .collect::<Option<_>>()
@@ -129,7 +155,7 @@ pub fn resolve<'a>(
 ) -> Option<Selection> {
     let mut selection = Selection::default();
     if let Placement::Clusters(names) = placement {
-        selection.unknown.clone_from(names);
+        selection.unknown = names.iter().map(str::to_owned).collect();
     }
     for (name, labels) in members {
         selection.unknown.remove(name);
@@ -349,9 +375,9 @@ mod tests {
         fn a_gate_never_widens(listed in proptest::collection::btree_set("c[1-5]", 0..4), gate in proptest::collection::btree_set("c[1-5]", 0..4)) {
             let members = members();
             let members = || members.iter().map(|(n, l)| (n.as_str(), l));
-            let placement = Placement::Clusters(listed.clone());
+            let placement = Placement::Clusters(listed.iter().collect());
             let open = resolve(&placement, members(), Gate::Open).unwrap();
-            let gate = Placement::Clusters(gate);
+            let gate = Placement::Clusters(gate.iter().collect());
             let within = resolve(&placement, members(), Gate::Within(&gate)).unwrap();
             prop_assert!(within.clusters.is_subset(&open.clusters));
             prop_assert_eq!(open.clusters.len() + open.unknown.len(), listed.len());

@@ -155,7 +155,7 @@ mod tests {
     }
 
     fn hashes(template: &str) -> Hashes {
-        Hashes { template: template.into(), overrides: String::new() }
+        Hashes { template: template.into(), ..Hashes::default() }
     }
 
     #[test]

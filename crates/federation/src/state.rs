@@ -40,7 +40,7 @@ pub(crate) struct State {
 impl State {
     /// Whether there is nothing in it that the host (the UID and resourceVersion it shows of the object now, if it shows one) and the
     /// members do not show as well.
-    pub(crate) fn is_over(&mut self, shown: Option<(&str, &str)>) -> bool {
+    pub(crate) fn is_over(&mut self, shown: Option<(&str, &str)>, now: Instant) -> bool {
         match shown {
             Some((uid, _)) if !self.uid.is_empty() && uid != self.uid => {}
             Some((_, version)) => {
@@ -53,7 +53,10 @@ impl State {
             }
             None => {}
         }
-        self.members.retain(|_, member| !member.is_idle());
+        self.members.retain(|_, member| {
+            member.assumed.take_if(|assumed| now >= assumed.until);
+            !member.is_idle()
+        });
         self.members.is_empty()
     }
 }
@@ -260,6 +263,17 @@ mod tests {
         assert_eq!(state.believe(copy("1"), now), copy("2"));
         assert_eq!(state.believe(copy("2"), now), copy("2"));
         assert_eq!(state.believe(copy("1"), now), copy("1"), "a belief that was confirmed is not held again");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_host_and_members_show_need_not_be_remembered() {
+        let now = Instant::now();
+        let mut state = State { uid: "u".into(), held: Some("7".into()), ..State::default() };
+        assert!(!state.is_over(Some(("u", "6")), now), "the host does not show the finalizer yet");
+        assert!(state.is_over(Some(("u", "7")), now));
+        state.members.entry("m".into()).or_default().conclude(&applied(None, "2"), &"", now);
+        assert!(!state.is_over(Some(("u", "7")), now) && !state.is_over(None, now));
+        assert!(state.is_over(None, now + BELIEF), "of a copy that never shows nothing is believed");
     }
 
     #[tokio::test(start_paused = true)]

@@ -70,21 +70,54 @@ impl fmt::Display for Version {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Hashes {
     /// Of `spec.template`; empty without one.
-    pub template: String,
+    pub template: Digest,
     /// Of `spec.overrides` in struct form; empty without a spec.
-    pub overrides: String,
+    pub overrides: Digest,
+}
+
+/// A hash as it is written, kept small: it is an MD5 in hexadecimal, or nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Digest(Written);
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+enum Written {
+    #[default]
+    Nothing,
+    Md5([u8; 16]),
+    Other(Box<str>),
+}
+
+impl From<&str> for Digest {
+    fn from(text: &str) -> Self {
+        let number = u128::from_str_radix(text, 16).ok().filter(|number| format!("{number:032x}") == text);
+        Self(match (text, number) {
+            ("", _) => Written::Nothing,
+            (_, Some(number)) => Written::Md5(number.to_be_bytes()),
+            (other, None) => Written::Other(other.into()),
+        })
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Written::Nothing => Ok(()),
+            Written::Md5(bytes) => write!(f, "{:032x}", u128::from_be_bytes(*bytes)),
+            Written::Other(text) => f.write_str(text),
+        }
+    }
 }
 
 impl Hashes {
     /// The hashes of a federated object.
     pub fn of(federated: &Value) -> Self {
         let template = match federated["spec"].get("template") {
-            None => String::new(),
-            Some(template) => gojson::md5_hex(template),
+            None => Digest::default(),
+            Some(template) => Digest::from(&*gojson::md5_hex(template)),
         };
         let overrides = match federated.get("spec") {
-            None => String::new(),
-            Some(_) => gojson::md5_hex(&overrides::canonical(federated)),
+            None => Digest::default(),
+            Some(_) => Digest::from(&*gojson::md5_hex(&overrides::canonical(federated))),
         };
         Self { template, overrides }
     }
@@ -173,7 +206,7 @@ impl Record {
     /// Reads the status of a `PropagatedVersion` object.
     pub fn parse(object: &Value) -> Self {
         let status = &object["status"];
-        let text = |field: &str| status[field].as_str().unwrap_or_default().to_owned();
+        let text = |field: &str| Digest::from(status[field].as_str().unwrap_or_default());
         let clusters = status["clusterVersions"].as_array().into_iter().flatten().filter_map(|entry| {
             let version = entry["version"].as_str().filter(|version| !version.is_empty())?;
             Some((entry["clusterName"].as_str()?.into(), Version::parse(version)))
@@ -190,8 +223,8 @@ impl Record {
         let versions =
             versions.map(|(name, version)| json!({"clusterName": &**name, "version": version.to_string()}));
         json!({
-            "templateVersion": self.hashes.template,
-            "overridesVersion": self.hashes.overrides,
+            "templateVersion": self.hashes.template.to_string(),
+            "overridesVersion": self.hashes.overrides.to_string(),
             "clusterVersions": versions.collect::<Vec<_>>(),
         })
     }
@@ -241,7 +274,7 @@ mod tests {
         let federated = json!({"spec": {"overrides": [
             {"clusterOverrides": [{"value": {"foo": "baz"}, "op": "", "path": "/data"}], "clusterName": "c1"},
         ]}});
-        assert_eq!(Hashes::of(&federated).overrides, "e32ea1ae695d85e0d5dd5ffe2ada9feb");
+        assert_eq!(Hashes::of(&federated).overrides.to_string(), "e32ea1ae695d85e0d5dd5ffe2ada9feb");
     }
 
     #[test]
@@ -249,7 +282,7 @@ mod tests {
         assert_eq!(Hashes::of(&json!({})), Hashes::default());
         let empty = Hashes::of(&json!({"spec": {}}));
         assert_eq!(
-            (empty.template.as_str(), empty.overrides.as_str()),
+            (empty.template.to_string().as_str(), empty.overrides.to_string().as_str()),
             ("", "2979b7538b527abe06492021841caf47")
         );
         assert_ne!(Hashes::of(&json!({"spec": {"overrides": []}})).overrides, empty.overrides);
@@ -314,8 +347,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_recorded_text_is_read_without_harm(text in ".{0,20}") {
+        fn any_recorded_text_is_read_without_harm(text in "([0-9a-f]{31,33}|.{0,20})") {
             let _ = Version::parse(&text);
+            prop_assert_eq!(Digest::from(&*text).to_string(), text);
         }
     }
 }

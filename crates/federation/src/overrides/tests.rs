@@ -295,7 +295,7 @@ fn an_entry_must_say_whom_it_is_for_in_one_way() {
 
 #[test]
 fn the_overrides_version_is_kubefeds_until_something_new_is_used() {
-    let version = |entries: Value| Hashes::of(&federated(entries)).overrides;
+    let version = |entries: Value| Hashes::of(&federated(entries)).overrides.to_string();
     let patch = json!([{"path": "/data", "value": {"foo": "baz"}}]);
     let kubefeds = "e32ea1ae695d85e0d5dd5ffe2ada9feb";
     assert_eq!(version(json!([{"clusterName": "c1", "clusterOverrides": patch}])), kubefeds);
