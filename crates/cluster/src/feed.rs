@@ -256,7 +256,7 @@ impl Feed {
             let began = Instant::now();
             let mut heard = false;
             let outcome = match version.take() {
-                None => self.list(&mut tell).await.map(|listed| {
+                None => Box::pin(self.list(&mut tell)).await.map(|listed| {
                     heard = true;
                     version = Some(listed);
                 }),
@@ -322,7 +322,8 @@ impl Feed {
             lasts.as_secs(),
             encoded(version)
         );
-        let mut body = self.ask(&query).await?;
+        // What asking takes is much, and a watch at rest is to be little.
+        let mut body = Box::pin(self.ask(&query)).await?;
         let mut rest = Vec::new();
         loop {
             let frame = timeout_at(end, body.frame()).await.map_err(|_| FeedError::Silent)?;

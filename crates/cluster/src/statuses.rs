@@ -9,20 +9,17 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 use std::time::Duration;
 
-use futures::StreamExt;
 use hansa_api::names;
+use kube::Client;
+use kube::api::{Api, DynamicObject};
 use kube::core::ApiResource;
-use kube::runtime::watcher::Event;
-use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Api, Client};
 use tokio_util::sync::CancellationToken;
 
+use crate::feed::{Feed, Object, Step};
 use crate::informer::ObjectKey;
 use crate::registry::Registry;
 pub use shown::Shown;
 
-/// How many objects are read at once: whole ones, so not many.
-const PAGE: u32 = 100;
 /// The longest pause between two questions whether a type has a status.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
@@ -304,49 +301,49 @@ impl<T: Clone + PartialEq + Send + Sync + 'static> Watch<T> {
             self.note(Progress::Statusless, false)?;
             return self.tell(Change::Statusless { member: &self.member });
         }
-        let api: Api<Shown> = match &namespace {
-            Some(namespace) => Api::namespaced_with(client, namespace, &target),
-            None => Api::all_with(client, &target),
+        let api: Api<DynamicObject> = match &namespace {
+            Some(namespace) => Api::namespaced_with(client.clone(), namespace, &target),
+            None => Api::all_with(client.clone(), &target),
         };
         let selector = format!("{}={}", names::LABEL_MANAGED, names::MANAGED_TRUE);
-        let config = watcher::Config::default().labels(&selector).page_size(PAGE);
-        let mut events = watcher(api, config).default_backoff().boxed();
+        let feed = Feed::new(client, api.resource_url()).selecting(selector);
         let mut listed = HashSet::new();
-        while let Some(event) = events.next().await {
-            match event {
-                Ok(Event::Init) => listed.clear(),
-                Ok(Event::InitApply(shown)) => {
-                    if let Some(key) = key(&shown) {
-                        self.put(&key, &target, &shown)?;
-                        listed.insert(key);
-                    }
-                }
-                Ok(Event::InitDone) => self.read(&std::mem::take(&mut listed))?,
-                Ok(Event::Apply(shown)) => {
-                    if let Some(key) = key(&shown)
-                        && let Some(kept) = self.put(&key, &target, &shown)?
-                    {
-                        self.tell(Change::Object { member: &self.member, key: &key, kept: Some(&kept) })?;
-                    }
-                }
-                Ok(Event::Delete(shown)) => {
-                    let Some(key) = key(&shown) else { continue };
-                    let gone = self.edit(|_, rows, number| rows.retain_one(number, &key))?;
-                    if gone {
-                        self.tell(Change::Object { member: &self.member, key: &key, kept: None })?;
-                    }
-                }
-                Err(error) => {
-                    tracing::debug!(member = &*self.member, r#type = %target.plural, %error, "statuses cannot be watched; trying again");
-                    self.edit(|_, rows, _| {
-                        if let Some(state) = rows.members.get_mut(&self.member) {
-                            state.failed = true;
-                        }
-                    })?;
+        // Without its table the watch is told to stop; until then there is nobody to tell.
+        feed.follow(|step| _ = self.take(&target, &mut listed, step)).await;
+        None
+    }
+
+    fn take(&self, target: &ApiResource, listed: &mut HashSet<ObjectKey>, step: Step<'_>) -> Option<()> {
+        match step {
+            Step::Begin => listed.clear(),
+            Step::Listed(object) => {
+                let key = key(object);
+                self.put(&key, target, &shown(object)?)?;
+                listed.insert(key);
+            }
+            Step::Complete => self.read(&std::mem::take(listed))?,
+            Step::Put(object) => {
+                let key = key(object);
+                if let Some(kept) = self.put(&key, target, &shown(object)?)? {
+                    self.tell(Change::Object { member: &self.member, key: &key, kept: Some(&kept) })?;
                 }
             }
+            Step::Gone(object) => {
+                let key = key(object);
+                if self.edit(|_, rows, number| rows.retain_one(number, &key))? {
+                    self.tell(Change::Object { member: &self.member, key: &key, kept: None })?;
+                }
+            }
+            Step::Failed(error) => {
+                tracing::debug!(member = &*self.member, r#type = %target.plural, %error, "statuses cannot be watched; trying again");
+                self.edit(|_, rows, _| {
+                    if let Some(state) = rows.members.get_mut(&self.member) {
+                        state.failed = true;
+                    }
+                })?;
+            }
         }
-        None
+        Some(())
     }
 
     fn put(&self, key: &ObjectKey, target: &ApiResource, shown: &Shown) -> Option<Option<T>> {
@@ -390,9 +387,12 @@ impl<T> Rows<T> {
     }
 }
 
-fn key(shown: &Shown) -> Option<ObjectKey> {
-    let metadata = &shown.metadata;
-    Some(ObjectKey::new(metadata.namespace.as_deref().unwrap_or_default(), metadata.name.as_deref()?))
+fn key(object: &Object<'_>) -> ObjectKey {
+    ObjectKey::new(&object.meta.namespace, &object.meta.name)
+}
+
+fn shown(object: &Object<'_>) -> Option<Shown> {
+    serde_json::from_str(object.raw).ok()
 }
 
 /// Asks a member until it says whether the type has a status there; a type that it does not know yet may still come.

@@ -206,8 +206,10 @@ impl Engine {
     ) -> Result<Attempt, Outcome> {
         let snapshot = self.shared.registry.members();
         let member = snapshot.members.get(&step.member);
-        let client = member.and_then(|member| Some((member.clone(), member.client.clone()?)));
-        let (Some((member, client)), Some((connection, observation))) = (client, seen.get(&step.member))
+        let way = member
+            .and_then(|member| Some((member.clone(), member.client.clone()?, member.transport.clone()?)));
+        let (Some((member, client, transport)), Some((connection, observation))) =
+            (way, seen.get(&step.member))
         else {
             let message =
                 "there is no client for the cluster; see the conditions of its KubeFedCluster".to_owned();
@@ -250,6 +252,7 @@ impl Engine {
         let target = Target {
             member: step.member.clone(),
             client,
+            transport,
             connection: *connection,
             resource: self.types.target.clone(),
             namespaced: self.types.target_namespaced,

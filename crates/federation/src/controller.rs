@@ -152,6 +152,7 @@ impl Controller {
             raw_status: settings.raw_status,
             concurrency: self.options.concurrency.max(settings.concurrency),
             patience: self.options.patience,
+            bodies: Arc::default(),
             metrics: self.options.metrics.clone(),
             namespaces: Mutex::default(),
             namespace_changes: broadcast::channel(1_024).0,

@@ -1,6 +1,7 @@
 //! The sync engine of one federated type: observe, plan, act, report (`spec/kubefed.md §2.4–2.7`).
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::bodies::Bodies;
 use crate::cache::{Cache, Change};
 use crate::collect::Collector;
 use crate::dispatch::Memory;
@@ -29,8 +31,6 @@ use crate::state::State;
 use crate::types::TypeConfig;
 use crate::version::Record;
 
-/// How many whole federated objects are kept between their arrival and the look at them; others are read again.
-const BODIES: usize = 256;
 /// How often the copies in members are counted.
 const COUNT: Duration = Duration::from_secs(15);
 
@@ -54,6 +54,8 @@ pub(crate) struct Shared {
     pub(crate) patience: Duration,
     /// How long a deletion waits for members that are away.
     pub(crate) overdue: Duration,
+    /// How many bytes of whole objects all engines keep.
+    pub(crate) bodies: Arc<AtomicUsize>,
     /// What is counted.
     pub(crate) metrics: Metrics,
     /// The FederatedNamespaces, while their type is federated.
@@ -75,7 +77,7 @@ pub(crate) struct Engine {
     pub(crate) members: Members,
     pub(crate) collector: Collector,
     pub(crate) queue: Queue<Key>,
-    pub(crate) bodies: Mutex<HashMap<Key, Box<str>>>,
+    pub(crate) bodies: Bodies,
     pub(crate) states: Mutex<HashMap<Key, State>>,
     pub(crate) memory: Arc<Memory>,
     pub(crate) steps: TaskTracker,
@@ -87,6 +89,7 @@ impl Engine {
     /// An engine that has not begun.
     pub(crate) fn new(types: TypeConfig, shared: Arc<Shared>, shutdown: CancellationToken) -> Arc<Self> {
         Arc::new(Self {
+            bodies: Bodies::new(shared.bodies.clone()),
             collector: Collector::new(&types, &shared),
             members: Members::new(shared.registry.clone(), &types, shared.only_namespace.as_deref()),
             counted: shared.metrics.controller(&types.federated.kind.to_lowercase(), shared.concurrency),
@@ -95,7 +98,6 @@ impl Engine {
             cache: Arc::default(),
             host_namespaces: Cache::default(),
             queue: Queue::default(),
-            bodies: Mutex::default(),
             states: Mutex::default(),
             memory: Arc::default(),
             steps: TaskTracker::new(),
@@ -160,20 +162,16 @@ impl Engine {
             Change::Put(key, object, before) => {
                 let former = before.filter(|before| before.uid != *object.meta.uid);
                 former.into_iter().for_each(|former| self.shared.records.forget(&former.uid));
-                // The first reading finds thousands, of which hardly any needs a write.
-                let mut bodies = lock(&self.bodies);
                 let is_new = before.is_none_or(|before| before.generation != object.meta.generation);
-                let has_room = bodies.len() < BODIES || bodies.contains_key(key);
-                if is_new && has_room && self.cache.is_synced() {
-                    bodies.insert(key.clone(), object.raw.into());
+                if is_new && self.is_to_be_written(key) {
+                    self.bodies.put(key, object.raw);
                 }
-                drop(bodies);
                 self.announce(key);
                 self.queue.add(key.clone());
             }
             Change::Gone(key, former) => {
                 self.shared.records.forget(&former.uid);
-                lock(&self.bodies).remove(key);
+                self.bodies.take(key);
                 self.announce(key);
                 self.queue.add(key.clone());
             }
@@ -182,6 +180,13 @@ impl Engine {
                 self.look_at_all();
             }
         }
+    }
+
+    /// Whether members are surely to be written to: a first reading finds thousands of objects, of which hardly any is.
+    fn is_to_be_written(&self, key: &Key) -> bool {
+        let Some(federated) = self.cache.get(key) else { return false };
+        let record = self.shared.records.get(&federated.uid);
+        record.is_none_or(|record| record.hashes != federated.hashes)
     }
 
     fn announce(&self, key: &Key) {
@@ -241,7 +246,7 @@ impl Engine {
     /// One look at one federated object.
     async fn look(self: &Arc<Self>, key: &Key) {
         let counted = self.counted.begin();
-        let body = lock(&self.bodies).remove(key);
+        let body = self.bodies.take(key);
         let federated = self.cache.get(key);
         self.absorb(key, federated.as_deref());
         let record = federated.as_ref().and_then(|federated| self.shared.records.get(&federated.uid));
@@ -406,6 +411,10 @@ impl Engine {
             )
         {
             states.remove(key);
+            // A roll-out has a state for each object; afterwards hardly any has one.
+            if states.len() < states.capacity() / 8 {
+                states.shrink_to_fit();
+            }
         }
     }
 

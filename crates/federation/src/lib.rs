@@ -5,6 +5,7 @@
 //! came of it; [`replicas`] divides replicas among members. The contract is `spec/kubefed.md`.
 
 mod act;
+mod bodies;
 mod cache;
 mod collect;
 mod conditions;

@@ -8,6 +8,9 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{self, Instant};
 
+/// Room for so many keys is kept, however few there are.
+const ROOMY: usize = 1_024;
+
 /// The queue; its size is bounded by the number of distinct keys.
 #[derive(Debug)]
 pub(crate) struct Queue<K> {
@@ -118,6 +121,9 @@ impl<K: Clone + Eq + Hash> Queue<K> {
     pub(crate) fn done(&self, key: &K) {
         let mut state = self.state();
         state.active.remove(key);
+        if state.ready.is_empty() && state.ready.capacity() > ROOMY {
+            state.give_room_back();
+        }
         if state.again.remove(key) {
             state.push(key.clone());
             drop(state);
@@ -127,6 +133,14 @@ impl<K: Clone + Eq + Hash> Queue<K> {
 }
 
 impl<K: Clone + Eq + Hash> State<K> {
+    /// After a flood of keys.
+    fn give_room_back(&mut self) {
+        self.ready.shrink_to_fit();
+        self.waiting.shrink_to_fit();
+        self.again.shrink_to_fit();
+        self.due.shrink_to_fit();
+    }
+
     fn push(&mut self, key: K) {
         if self.active.contains(&key) {
             self.again.insert(key);

@@ -5,7 +5,7 @@ use hansa_machinery::fields::Set;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
 use kube::ResourceExt;
 use kube::api::{DynamicObject, Patch, PatchParams};
-use kube::core::{ObjectMeta, PartialObjectMeta, Request};
+use kube::core::{ObjectMeta, Request};
 use serde_json::{Value, json};
 
 use super::refusal::{Trouble, failed};
@@ -23,9 +23,10 @@ impl Target {
     ) -> Result<ObjectMeta, Trouble> {
         match action {
             Action::Create => self.create_by_apply(recipe).await,
-            _ => {
-                self.update_by_apply(Word::UpdateFailed, "apply", recipe.needs_live || !applied, recipe).await
+            _ if applied && !recipe.needs_live => {
+                self.update_by_apply(Word::UpdateFailed, "apply", false, recipe).await
             }
+            _ => Box::pin(self.update_by_apply(Word::UpdateFailed, "apply", true, recipe)).await,
         }
     }
 
@@ -40,10 +41,10 @@ impl Target {
         let params = PatchParams { force, ..PatchParams::apply(names::FIELD_MANAGER_FEDERATION) };
         let request = Request::new(self.path(body["apiVersion"].as_str()));
         let answer = match request.patch_metadata(&self.key.name, &params, &Patch::Apply(body)) {
-            Ok(request) => wire::send::<PartialObjectMeta<DynamicObject>>(&self.client, request).await,
+            Ok(request) => wire::send::<wire::Applied>(&self.transport, request).await,
             Err(error) => Err(kube::Error::BuildRequest(error)),
         };
-        Ok(answer.map_err(|error| self.refused(word, what, body, error))?.metadata)
+        Ok(answer.map_err(|error| self.refused(word, what, body, error))?.into())
     }
 
     /// Without force, so that an object that is there already, and says anything else, is noticed before it is touched.
@@ -67,7 +68,7 @@ impl Target {
         };
         self.may_adopt(&live.metadata)?;
         let look = recipe.needs_live || may_take_over(&live.metadata);
-        self.update_by_apply(Word::UpdateFailed, "adopt", look, recipe).await
+        Box::pin(self.update_by_apply(Word::UpdateFailed, "adopt", look, recipe)).await
     }
 
     /// With force: what the template names is ours. A conflict is then about the object having changed meanwhile, and is settled at
@@ -82,7 +83,7 @@ impl Target {
         let mut attempt = 1;
         loop {
             let written = if look {
-                self.apply_over_live(word, what, recipe).await
+                Box::pin(self.apply_over_live(word, what, recipe)).await
             } else {
                 self.apply(word, what, &recipe.body(None)?, true).await
             };

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hansa_api::names;
+use hansa_transport::Transport;
 use kube::api::{Api, DynamicObject};
 use kube::core::{ApiResource, ObjectMeta};
 use kube::{Client, Resource};
@@ -45,6 +46,8 @@ pub(crate) struct Target {
     pub(crate) member: String,
     /// The member's API.
     pub(crate) client: Client,
+    /// The way that its client goes; most writes go it by themselves.
+    pub(crate) transport: Transport,
     /// Which connection that is.
     pub(crate) connection: u64,
     /// The type of the copy.
@@ -138,10 +141,11 @@ impl Target {
             _ => Word::UpdateTimedOut,
         };
         let applied = seen.is_some_and(|copy| copy.applied);
+        // Thousands of these wait at once: what is rare has its own place in memory only when it happens.
         let write = async {
             match self.make_or_change(action, applied, recipe).await {
                 Err(trouble) if self.recreate && trouble.is_immutable() => {
-                    self.recreate(recipe, trouble).await
+                    Box::pin(self.recreate(recipe, trouble)).await
                 }
                 other => other.map(Written::from),
             }
@@ -168,7 +172,7 @@ impl Target {
                 other => return other,
             }
         }
-        self.write_by_put(action, recipe).await
+        Box::pin(self.write_by_put(action, recipe)).await
     }
 
     /// Makes a copy that is not there.

@@ -39,7 +39,7 @@ impl Target {
         let params = PostParams { dry_run, field_manager: Some(names::FIELD_MANAGER_FEDERATION.to_owned()) };
         let request = Request::new(self.path(body["apiVersion"].as_str()));
         let answer = match request.create(&params, body.to_string().into_bytes()) {
-            Ok(request) => wire::send::<DynamicObject>(&self.client, request).await,
+            Ok(request) => wire::send::<DynamicObject>(&self.transport, request).await,
             Err(error) => Err(kube::Error::BuildRequest(error)),
         };
         Ok(answer.map_err(|error| self.refused(Word::CreationFailed, "create", &body, error))?.metadata)
@@ -64,7 +64,7 @@ impl Target {
             PostParams { dry_run: false, field_manager: Some(names::FIELD_MANAGER_FEDERATION.to_owned()) };
         let request = Request::new(self.path(body["apiVersion"].as_str()));
         let answer = match request.replace(&self.key.name, &params, body.to_string().into_bytes()) {
-            Ok(request) => wire::send::<DynamicObject>(&self.client, request).await,
+            Ok(request) => wire::send::<DynamicObject>(&self.transport, request).await,
             Err(error) => Err(kube::Error::BuildRequest(error)),
         };
         Ok(answer.map_err(|error| self.refused(Word::UpdateFailed, "update", &body, error))?.metadata)
