@@ -40,7 +40,7 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
     let klog::Arguments { rest, verbosity } = klog::arguments(std::env::args_os());
-    let cli = Cli::parse_from(kubefedctl::arguments(rest.into_iter()));
+    let cli = Cli::parse_from(kubefedctl::arguments(rest));
     let log = log::begin(verbosity.map_or(log_filter(&cli.command), klog::filter));
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
