@@ -79,8 +79,13 @@ impl Fuse {
         self.blown.is_cancelled()
     }
 
+    /// Whether it is the end of who asked.
+    pub(crate) fn kills(&self) -> bool {
+        self.fate != Fate::HearsNothing
+    }
+
     fn is_dead(&self) -> bool {
-        self.is_blown() && self.fate != Fate::HearsNothing
+        self.is_blown() && self.kills()
     }
 }
 
@@ -164,8 +169,10 @@ impl Cluster {
                 if is_write && !path.contains("/events/") {
                     door.written.lock().unwrap().push(format!("{} {path}", request.method()));
                 }
-                let pause = *door.slow.lock().unwrap();
-                sleep(pause).await;
+                let began = Instant::now();
+                while began.elapsed() < *door.slow.lock().unwrap() {
+                    sleep(Duration::from_millis(20)).await;
+                }
                 while is_write && door.stalled.load(Ordering::SeqCst) {
                     sleep(Duration::from_millis(20)).await;
                 }
