@@ -246,6 +246,8 @@ impl Engine {
     /// One look at one federated object.
     async fn look(self: &Arc<Self>, key: &Key) {
         let counted = self.counted.begin();
+        // What it was put off for is seen to now; whatever this look puts off stays put off.
+        self.queue.put_off_no_more(key);
         let body = self.bodies.take(key);
         let federated = self.cache.get(key);
         self.absorb(key, federated.as_deref());
@@ -432,9 +434,8 @@ impl Engine {
             // What is past has been looked at just now, and to no avail.
             members.chain([overdue]).flatten().filter(|at| *at > now).min()
         };
-        match next {
-            Some(next) => self.queue.add_after(key.clone(), next.saturating_duration_since(now)),
-            None => self.queue.put_off_no_more(key),
+        if let Some(next) = next {
+            self.queue.add_after(key.clone(), next.saturating_duration_since(now));
         }
     }
 

@@ -189,7 +189,10 @@ impl Writer {
             if happening.severity == Severity::Normal && !self.allowance.take(Instant::now()) {
                 continue;
             }
-            match time::timeout(Duration::from_secs(10), self.write(happening)).await {
+            let write = time::timeout(Duration::from_secs(10), self.write(happening));
+            // A host that hangs keeps nobody who is told to stop.
+            let Some(written) = shutdown.run_until_cancelled(write).await else { return };
+            match written {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => tracing::debug!(reason, namespace, %error, "an event could not be written"),
                 Err(_) => tracing::debug!(reason, namespace, "an event could not be written in time"),

@@ -185,7 +185,7 @@ pub enum Action {
     Confirm,
     /// Take the managed label off it.
     Unlabel,
-    /// Write down on the host that it is to go: the member is away, and the deletion cannot wait for it.
+    /// Write down on the host that it is to go: the member is away or does not serve the type, and the deletion cannot wait for it.
     Owe,
     /// Nothing, or nothing that can be done now.
     None,
@@ -365,6 +365,10 @@ impl Context<'_> {
             };
         }
         match &member.copy {
+            // It cannot be read there, and perhaps never will: the type may not be served any more.
+            Observation::Unsynced(Some(_)) if owed && finality == Finality::Final && self.is_overdue => {
+                Some(Step::new(name, Action::Owe))
+            }
             Observation::Unsynced(_) if owed && finality == Finality::Final => {
                 Some(Step::new(name, Action::Confirm))
             }

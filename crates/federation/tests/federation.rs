@@ -166,7 +166,7 @@ async fn a_restart_writes_nothing_that_is_right_and_drift_does_not_loop() {
         .host
         .until(record, |record| record["status"]["clusterVersions"][0]["version"] == version.as_str())
         .await;
-    quiet(&world).await;
+    world.quiet().await;
 
     world.stop().await;
     let settled = |world: &World| {
@@ -181,17 +181,6 @@ async fn a_restart_writes_nothing_that_is_right_and_drift_does_not_loop() {
     world.member("m1").delete(CONF).await;
     world.member("m1").until(CONF, |_| true).await;
     world.stop().await;
-}
-
-/// Waits until nobody has written anything for a while.
-async fn quiet(world: &World) {
-    let quiet = eventually(|| async {
-        tokio::time::sleep(Duration::from_millis(700)).await;
-        let writes: Vec<_> =
-            world.members.values().chain([&world.host]).flat_map(|c| c.door.writes()).collect();
-        writes.is_empty().then_some(())
-    });
-    assert!(quiet.await.is_some(), "somebody writes without end");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -559,7 +548,7 @@ async fn all_ten_default_types_arrive_and_go() {
             .await;
         world.propagated(&path(namespace, plural)).await;
     }
-    quiet(&world).await;
+    world.quiet().await;
     for (_, namespace, plural, target, _) in &objects {
         world.host.delete(&path(namespace, plural)).await;
         world.member("m1").until_gone(target).await;
@@ -639,6 +628,6 @@ async fn stopped_between_any_two_writes_it_goes_on_where_it_was() {
             }
         }
     }
-    quiet(&world).await;
+    world.quiet().await;
     world.stop().await;
 }

@@ -460,6 +460,17 @@ fn what_a_member_that_is_away_may_have_is_owed_once_the_deletion_is_overdue() {
     shrunk().assert(&[("c1", Action::Create), ("c2", Action::None)]);
 }
 
+/// `spec/kubefed.md §5` (2): so does one that does not serve the type, and perhaps never will.
+#[test]
+fn what_a_member_cannot_tell_of_is_owed_once_the_deletion_is_overdue() {
+    let unread = |why: Option<&str>| Observation::Unsynced(why.map(str::to_owned));
+    let world = |why| World::new().federated(deleted(), placed_on(&["c1"])).copy("c1", unread(why));
+    world(Some("not found")).assert(&[("c1", Action::Confirm)]);
+    world(Some("not found")).overdue().assert(&[("c1", Action::Owe)]);
+    // One that is merely being read is asked.
+    world(None).overdue().assert(&[("c1", Action::Confirm)]);
+}
+
 #[test]
 fn what_is_owed_is_deleted_when_the_member_is_back_unless_it_is_another_object() {
     let world = |uid| World::new().no_federated().owing("c1", uid).copy("c1", copy(1)).copy("c2", copy(1));
@@ -520,7 +531,9 @@ proptest! {
         for step in &work.steps {
             let removes = matches!(step.action, Action::Delete | Action::Confirm | Action::Unlabel);
             if step.action == Action::Owe {
-                prop_assert!(world.is_overdue && federated.is_some_and(|f| f.deleting) && !world.members[&step.member].ready);
+                let member = &world.members[&step.member];
+                let is_known = member.ready && !matches!(member.copy, Observation::Unsynced(Some(_)));
+                prop_assert!(world.is_overdue && federated.is_some_and(|f| f.deleting) && !is_known);
             } else if step.action != Action::None {
                 prop_assert!(world.members[&step.member].ready, "a member that is away is not written to");
             }

@@ -4,10 +4,11 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures::StreamExt;
 use hansa_api::names;
 use hansa_cluster::Registry;
 use hansa_federation::{Controller, Options};
@@ -38,17 +39,79 @@ pub(crate) struct Door {
     cut: AtomicBool,
     stalled: AtomicBool,
     mute: AtomicBool,
+    slow: Mutex<Duration>,
     written: Mutex<Vec<String>>,
     instead: Mutex<Option<Instead>>,
+    fuse: Mutex<Option<Arc<Fuse>>>,
+    /// How often the open watches were ended.
+    ended: tokio::sync::watch::Sender<u64>,
+}
+
+/// What becomes of the one who asks at the write for which a [`Fuse`] is set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// It dies when the write is done: it is never answered, nor is anything that it asks from then on.
+    Dies,
+    /// It dies before: the write is not done.
+    DiesBefore,
+    /// It lives, and does not hear that the write is done.
+    HearsNothing,
+}
+
+/// Lets a number of writes pass at all the doors that it is set at, and something happen at the next.
+pub(crate) struct Fuse {
+    fate: Fate,
+    left: AtomicI64,
+    blown: CancellationToken,
+}
+
+impl Fuse {
+    pub(crate) fn after(writes: usize, fate: Fate) -> Arc<Self> {
+        let left = AtomicI64::new(i64::try_from(writes).unwrap());
+        Arc::new(Self { fate, left, blown: CancellationToken::new() })
+    }
+
+    pub(crate) async fn blown(&self) {
+        self.blown.cancelled().await;
+    }
+
+    pub(crate) fn is_blown(&self) -> bool {
+        self.blown.is_cancelled()
+    }
+
+    /// Whether it is the end of who asked.
+    pub(crate) fn kills(&self) -> bool {
+        self.fate != Fate::HearsNothing
+    }
+
+    fn is_dead(&self) -> bool {
+        self.is_blown() && self.kills()
+    }
 }
 
 /// What a cluster answers instead of doing as it is asked, if anything. It sees every request.
 type Instead = Arc<dyn Fn(&http::request::Parts) -> Option<http::Response<Value>> + Send + Sync>;
 
 impl Door {
-    /// From now on the cluster does not answer.
+    /// From now on the cluster does not answer, and what was open is broken off.
     pub(crate) fn cut(&self) {
         self.cut.store(true, Ordering::SeqCst);
+        self.end_watches();
+    }
+
+    /// Ends the open watches, as a server does that shuts down.
+    pub(crate) fn end_watches(&self) {
+        self.ended.send_modify(|times| *times += 1);
+    }
+
+    /// From now on each request takes so long.
+    pub(crate) fn slow(&self, pause: Duration) {
+        *self.slow.lock().unwrap() = pause;
+    }
+
+    /// Sets a fuse.
+    pub(crate) fn set(&self, fuse: Option<Arc<Fuse>>) {
+        *self.fuse.lock().unwrap() = fuse;
     }
 
     /// From now on the cluster takes requests and does not answer those that write.
@@ -66,6 +129,7 @@ impl Door {
         self.cut.store(false, Ordering::SeqCst);
         self.stalled.store(false, Ordering::SeqCst);
         self.mute.store(false, Ordering::SeqCst);
+        self.slow(Duration::ZERO);
         *self.instead.lock().unwrap() = None;
     }
 
@@ -105,6 +169,10 @@ impl Cluster {
                 if is_write && !path.contains("/events/") {
                     door.written.lock().unwrap().push(format!("{} {path}", request.method()));
                 }
+                let began = Instant::now();
+                while began.elapsed() < *door.slow.lock().unwrap() {
+                    sleep(Duration::from_millis(20)).await;
+                }
                 while is_write && door.stalled.load(Ordering::SeqCst) {
                     sleep(Duration::from_millis(20)).await;
                 }
@@ -122,7 +190,42 @@ impl Cluster {
                         answer.map(|value| hansa_transport::boxed(http_body_util::Full::from(body(value))))
                     );
                 }
-                inner.request(Request::from_parts(head, body)).await.map_err(std::io::Error::other)
+                let is_watch = head.uri.query().is_some_and(|query| query.contains("watch=true"));
+                let mut ended = door.ended.subscribe();
+                let fuse = door.fuse.lock().unwrap().clone();
+                let is_last = fuse.as_ref().is_some_and(|fuse| {
+                    // What is written of the members' health depends on the hour.
+                    let counts =
+                        is_write && !path.contains("/events/") && !path.contains("/kubefedclusters/");
+                    counts && fuse.left.fetch_sub(1, Ordering::SeqCst) == 0
+                });
+                if let Some(fuse) = &fuse {
+                    if is_last && fuse.fate == Fate::DiesBefore {
+                        fuse.blown.cancel();
+                    }
+                    if fuse.is_dead() {
+                        return std::future::pending().await;
+                    }
+                }
+                let request = Request::from_parts(head, body);
+                let answer = inner.request(request).await.map_err(std::io::Error::other);
+                if let Some(fuse) = fuse.filter(|_| is_last) {
+                    fuse.blown.cancel();
+                    if fuse.is_dead() {
+                        return std::future::pending().await;
+                    }
+                    return Err(std::io::Error::from(std::io::ErrorKind::ConnectionReset));
+                }
+                if !is_watch {
+                    return answer;
+                }
+                answer.map(|answer| {
+                    answer.map(|body| {
+                        let end = async move { drop(ended.changed().await) };
+                        let frames = http_body_util::BodyStream::new(body).take_until(Box::pin(end));
+                        hansa_transport::boxed(http_body_util::StreamBody::new(frames))
+                    })
+                })
             }
         });
         Self { transport: Transport::in_process(service), door, direct: inner.client("default") }
@@ -246,6 +349,8 @@ fn collection(object: &Value) -> String {
 pub(crate) struct World {
     pub(crate) host: Cluster,
     pub(crate) members: BTreeMap<String, Cluster>,
+    /// How the controllers work from their next start.
+    pub(crate) options: Options,
     running: Option<(CancellationToken, JoinHandle<()>)>,
 }
 
@@ -271,16 +376,14 @@ impl World {
         for object in hansa_api::defaults() {
             host.ensure(&object).await;
         }
-        let mut world = Self { host, members: BTreeMap::new(), running: None };
+        let options = Options { patience: Duration::from_millis(500), ..Options::default() };
+        let mut world = Self { host, members: BTreeMap::new(), options, running: None };
         for (number, member) in (1..).zip(members) {
             world.join(&format!("m{number}"), member).await;
         }
         world.run();
         for name in world.members.keys() {
-            let path = format!(
-                "/apis/core.kubefed.io/v1beta1/namespaces/kube-federation-system/kubefedclusters/{name}"
-            );
-            world.host.until(&path, |cluster| condition(cluster, "Ready").0 == "True").await;
+            world.ready(name, true).await;
         }
         world
     }
@@ -322,8 +425,8 @@ impl World {
         options.health.period = Duration::from_millis(200);
         options.health.timeout = Duration::from_secs(2);
         let registry = Registry::start(self.host.transport.client("default"), options, stop.clone());
-        let options = Options { patience: Duration::from_millis(500), ..Options::default() };
-        let controller = Controller::new(self.host.transport.client("default"), registry, options);
+        let controller =
+            Controller::new(self.host.transport.client("default"), registry, self.options.clone());
         let task = tokio::spawn({
             let stop = stop.clone();
             async move {
@@ -354,6 +457,28 @@ impl World {
         for member in self.members.values() {
             member.until(&format!("/api/v1/namespaces/{name}"), |_| true).await;
         }
+    }
+
+    /// Waits until nobody has written anything for a while.
+    pub(crate) async fn quiet(&self) {
+        let quiet = eventually(|| async {
+            sleep(Duration::from_millis(700)).await;
+            self.writes().is_empty().then_some(())
+        });
+        assert!(quiet.await.is_some(), "somebody writes without end");
+    }
+
+    /// The writes to any cluster since this was last asked.
+    pub(crate) fn writes(&self) -> Vec<String> {
+        self.members.values().chain([&self.host]).flat_map(|cluster| cluster.door.writes()).collect()
+    }
+
+    /// Waits until a member is, or is not, Ready.
+    pub(crate) async fn ready(&self, member: &str, is: bool) {
+        let path = format!(
+            "/apis/core.kubefed.io/v1beta1/namespaces/kube-federation-system/kubefedclusters/{member}"
+        );
+        self.host.until(&path, |cluster| (condition(cluster, "Ready").0 == "True") == is).await;
     }
 
     /// Waits until a federated object says that propagation is done.
