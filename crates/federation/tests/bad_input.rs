@@ -8,7 +8,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, LazyLock,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -32,7 +32,7 @@ fn hostile(seed: u64) -> Vec<Option<Value>> {
     let mut values: Vec<Option<Value>> = vec![None, Some(deep), Some("x".repeat(10_000).into())];
     values.extend(
         json!([
-            null, true, i64::MIN, u64::MAX, 0.5, "", "NaN", "../../x?y#z%00", "é\u{202e}\u{1f480}\u{0}\n",
+            null, true, -1, [], {}, i64::MIN, u64::MAX, 0.5, "", "NaN", "../../x?y#z%00", "é\u{202e}\u{1f480}\u{0}\n",
             [null, null], {"": null},
         ])
         .as_array()
@@ -105,8 +105,7 @@ fn fields(schema: &Value, object: &Value, at: &str, into: &mut Vec<String>) {
 }
 
 fn below_or_open(below: &Value, open: bool) -> &Value {
-    static OPEN: std::sync::LazyLock<Value> =
-        std::sync::LazyLock::new(|| json!({"x-kubernetes-preserve-unknown-fields": true}));
+    static OPEN: LazyLock<Value> = LazyLock::new(|| json!({"x-kubernetes-preserve-unknown-fields": true}));
     if open { &OPEN } else { below }
 }
 
@@ -174,11 +173,16 @@ impl Kind {
         object
     }
 
+    /// Its only version.
+    fn version(&self) -> &'static Value {
+        static CRDS: LazyLock<Vec<Value>> = LazyLock::new(hansa_api::crds);
+        let crd = CRDS.iter().find(|crd| crd["metadata"]["name"] == self.crd).unwrap();
+        &crd["spec"]["versions"][0]
+    }
+
     fn fields(&self) -> Vec<String> {
-        let crds = hansa_api::crds();
-        let crd = crds.iter().find(|crd| crd["metadata"]["name"] == self.crd).unwrap();
         let mut found = Vec::new();
-        fields(&crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"], &self.base, "", &mut found);
+        fields(&self.version()["schema"]["openAPIV3Schema"], &self.base, "", &mut found);
         if self.crd.starts_with("federateddeployments") {
             // The rest is the same for every federated type.
             found.retain(|field| field.starts_with("/spec/template") || field == "/spec/retainReplicas");
@@ -187,9 +191,7 @@ impl Kind {
     }
 
     fn has_status(&self) -> bool {
-        let crds = hansa_api::crds();
-        let crd = crds.iter().find(|crd| crd["metadata"]["name"] == self.crd).unwrap();
-        !crd["spec"]["versions"][0]["subresources"]["status"].is_null()
+        !self.version()["subresources"]["status"].is_null()
     }
 
     /// Writes the part of an object that a field is in.

@@ -2,7 +2,6 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)] // a test may fail so
 
-#[allow(dead_code)] // each suite uses its own part of it
 mod support;
 
 use std::collections::BTreeMap;
