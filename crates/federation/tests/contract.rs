@@ -190,3 +190,31 @@ async fn a_record_whose_name_is_taken_is_kept_under_a_name_with_the_group() {
     }
     world.stop().await;
 }
+
+const SYSTEM: &str = "/apis/core.kubefed.io/v1beta1/namespaces/kube-federation-system";
+
+/// `spec/kubefed.md §2.3`: a type has a finalizer while it runs, and goes when it has stopped.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deleted_type_stops_and_is_let_go() {
+    let mut world = World::start(1).await;
+    let secrets = format!("{SYSTEM}/federatedtypeconfigs/secrets");
+    let running =
+        world.host.until(&secrets, |config| config["status"]["propagationController"] == "Running").await;
+    assert_eq!(running["metadata"]["finalizers"], json!(["core.kubefed.io/federated-type-config"]));
+    world.host.delete(&secrets).await;
+    world.host.until_gone(&secrets).await;
+    world.stop().await;
+}
+
+/// `spec/kubefed.md §1.1`: what is printed of a KubeFedCluster.
+#[test]
+fn a_kubefed_cluster_has_kubefeds_columns() {
+    let crds = hansa_api::crds();
+    let crd = crds.iter().find(|crd| crd["metadata"]["name"] == "kubefedclusters.core.kubefed.io").unwrap();
+    let columns = crd["spec"]["versions"][0]["additionalPrinterColumns"].as_array().unwrap();
+    let paths: BTreeMap<_, _> =
+        columns.iter().map(|c| (c["name"].as_str().unwrap(), c["jsonPath"].as_str().unwrap())).collect();
+    assert_eq!(paths["age"], ".metadata.creationTimestamp");
+    assert!(paths["ready"].contains("Ready") && paths["ready"].ends_with(".status"), "{paths:?}");
+    assert_eq!(paths["kubernetes-version"], ".status.kubernetesVersion");
+}
