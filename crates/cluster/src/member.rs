@@ -529,6 +529,33 @@ mod tests {
         }
     }
 
+    /// `spec/kubefed.md §2.2`: what each answer to `/healthz` means.
+    #[tokio::test]
+    async fn an_answer_is_read_as_kubefed_reads_it() {
+        for (code, body, expected) in [
+            (200, "ok", Some(Outcome::Ok)),
+            (200, "OK\n", Some(Outcome::Ok)),
+            (200, "not quite", Some(Outcome::NotOk)),
+            (200, "", Some(Outcome::NotOk)),
+            (401, "ok", None),
+            (500, "ok", None),
+        ] {
+            let answer = tower::service_fn(move |_: http::Request<Body>| async move {
+                let body = http_body_util::Full::new(bytes::Bytes::from_static(body.as_bytes()));
+                let mut response = http::Response::new(body);
+                *response.status_mut() = http::StatusCode::from_u16(code).unwrap();
+                Ok::<_, std::convert::Infallible>(response)
+            });
+            let outcome = probe(Transport::in_process(answer), Duration::from_secs(3)).await;
+            match expected {
+                Some(expected) => assert_eq!(outcome, expected, "{code} {body}"),
+                None => {
+                    assert!(matches!(outcome, Outcome::Unreachable(why) if why.contains(&code.to_string())))
+                }
+            }
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_member_that_takes_ten_seconds_to_answer_is_as_good_as_none() {
         let slow = tower::service_fn(|_: http::Request<Body>| async {

@@ -199,7 +199,8 @@ impl Place {
         match self {
             Self::Nowhere | Self::Usual => version::record_name(&target.kind, &owner.key.name),
             Self::WithGroup => {
-                version::record_name(&format!("{}.{}", target.kind, target.group), &owner.key.name)
+                let group = if target.group.is_empty() { "core" } else { &target.group };
+                version::record_name(&format!("{}.{group}", target.kind), &owner.key.name)
             }
         }
     }

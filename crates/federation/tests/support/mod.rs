@@ -231,7 +231,8 @@ impl Cluster {
         Self { transport: Transport::in_process(service), door, direct: inner.client("default") }
     }
 
-    async fn send(
+    /// Sends a request and tells what came of it.
+    pub(crate) async fn send(
         &self,
         method: Method,
         path: &str,
