@@ -49,8 +49,8 @@ pub struct Settings {
     /// nothing: work begins at once.
     pub available_delay: Duration,
     /// KubeFed waited so long before it reconciled on a cluster that was no longer ready, so that a short absence caused no work. Here an absence
-    /// causes none however long it lasts: what is owed to an absent member is known, and nothing is taken from it. The failure threshold of the
-    /// probes is what rides out a short one.
+    /// causes none: nothing is taken from an absent member, and the failure threshold of the probes rides out a short one. What ends after this
+    /// time is waiting: a deletion goes on without the member (what it owes is written down), and others run its scheduled replicas.
     pub unavailable_delay: Duration,
     /// KubeFed ended when a cache took longer than this to fill. Here an object that lacks the watch of one member is handled in all others,
     /// without waiting, so nothing needs to end.

@@ -27,7 +27,12 @@ where
     let namespace = reference.namespace.clone().unwrap_or_else(|| "default".to_owned());
     let event = Event {
         metadata: ObjectMeta {
-            generate_name: Some(format!("{}.", reference.name.as_deref().unwrap_or("event"))),
+            // As client-go names events.
+            name: Some(format!(
+                "{}.{:x}",
+                reference.name.as_deref().unwrap_or("event"),
+                now.0.as_nanosecond()
+            )),
             namespace: Some(namespace.clone()),
             ..ObjectMeta::default()
         },

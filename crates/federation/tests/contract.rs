@@ -8,7 +8,7 @@ use std::{
     path::Path,
 };
 
-use serde_json::json;
+use serde_json::{Value, json};
 use support::{World, federated, on};
 
 mod support;
@@ -130,6 +130,33 @@ async fn a_namespace_is_made_from_the_template_and_not_from_the_hosts_namespace(
     let copy = world.member("m1").until("/api/v1/namespaces/shop", |_| true).await;
     let labels = &copy["metadata"]["labels"];
     assert_eq!((&labels["team"], &labels["host"]), (&json!("shop"), &json!(null)), "{labels}");
+    world.stop().await;
+}
+
+/// `spec/kubefed.md §2.2`: a member whose configuration is malformed, and one that does not answer, are told of as events.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_trouble_of_a_cluster_is_told_as_an_event() {
+    let mut world = World::start(1).await;
+    let cluster = json!({
+        "apiVersion": "core.kubefed.io/v1beta1", "kind": "KubeFedCluster",
+        "metadata": {"name": "broken", "namespace": "kube-federation-system"},
+        "spec": {"apiEndpoint": "https://broken.test", "secretRef": {"name": "nothing"}},
+    });
+    world.host.create(&cluster).await;
+    world.member("m1").door.cut();
+    let is_told = |events: &Value, name: &str, reason: &str| {
+        events["items"].as_array().into_iter().flatten().any(|event| {
+            event["involvedObject"]["name"] == name
+                && event["reason"] == reason
+                && event["source"]["component"] == "kubefedcluster-controller"
+        })
+    };
+    let events = "/api/v1/namespaces/kube-federation-system/events";
+    let both = |events: &Value| {
+        is_told(events, "broken", "MalformedClusterConfig")
+            && is_told(events, "m1", "RetrievingClusterHealthFailed")
+    };
+    world.host.until(events, both).await;
     world.stop().await;
 }
 

@@ -80,6 +80,7 @@ impl Controllers {
             namespace: setup.namespace.clone(),
             config: Some(setup.config.config.clone()),
             metrics: setup.metrics.clone(),
+            overdue: setup.config.settings.unavailable_delay,
             ..hansa_federation::Options::default()
         };
         let federation = Controller::new(host.clone(), registry.clone(), options);
