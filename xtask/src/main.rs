@@ -51,7 +51,7 @@ fn main() -> ExitCode {
 }
 
 fn up(root: &Path, args: Vec<OsString>) -> Result<()> {
-    let binary = release_binary(root, "hansa", "hansa")?;
+    let [binary] = release_binaries(root, ["hansa"])?;
     run(Command::new(binary).args(["up", "--sandbox", "2"]).args(args))
 }
 
@@ -95,8 +95,8 @@ fn k8s(root: &Path) -> Result<()> {
 }
 
 fn bench(root: &Path, args: Vec<OsString>) -> Result<()> {
-    let hansa = release_binary(root, "hansa", "hansa")?;
-    let bench = release_binary(root, "hansa-benches", "hansa-benches")?;
+    // Built together, so that the client that is measured and the one it is measured against have the same features.
+    let [hansa, bench] = release_binaries(root, ["hansa", "hansa-benches"])?;
     let mut command = Command::new(bench);
     command.args(args).env("HANSA", hansa);
     match k8s::assets(root)? {
@@ -118,10 +118,16 @@ fn crds(root: &Path) -> Result<()> {
         .arg(target))
 }
 
-fn release_binary(root: &Path, package: &str, name: &str) -> Result<PathBuf> {
-    run(cargo(root).args(["build", "--release", "--package", package]))?;
+/// Builds the packages, each of which has a program of its own name.
+fn release_binaries<const N: usize>(root: &Path, packages: [&str; N]) -> Result<[PathBuf; N]> {
+    let mut build = cargo(root);
+    build.args(["build", "--release"]);
+    for package in packages {
+        build.args(["--package", package]);
+    }
+    run(&mut build)?;
     let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-    Ok(target.join("release").join(name))
+    Ok(packages.map(|name| target.join("release").join(name)))
 }
 
 fn cargo(root: &Path) -> Command {
