@@ -245,7 +245,7 @@ impl Engine {
 
     /// One look at one federated object.
     async fn look(self: &Arc<Self>, key: &Key) {
-        let counted = self.counted.begin();
+        let (counted, began) = (self.counted.begin(), Instant::now());
         // What it was put off for is seen to now; whatever this look puts off stays put off.
         self.queue.put_off_no_more(key);
         let body = self.bodies.take(key);
@@ -268,7 +268,7 @@ impl Engine {
             (Plan::Work(work), None) => self.disown(key, &work, &seen).await,
         }
         self.forget(key, self.cache.get(key).as_deref());
-        self.come_back(key);
+        self.come_back(key, began);
         counted.finish(if waits { metrics::Outcome::NotSynced } else { self.outcome(key) });
     }
 
@@ -421,8 +421,7 @@ impl Engine {
     }
 
     /// Sees to it that the object is looked at again when something is to be tried again.
-    fn come_back(&self, key: &Key) {
-        let now = Instant::now();
+    fn come_back(&self, key: &Key, began: Instant) {
         let next = {
             let states = lock(&self.states);
             let state = states.get(key);
@@ -431,11 +430,11 @@ impl Engine {
                 .filter(|member| !member.in_flight)
                 .flat_map(|member| [member.retry(), member.believed_until()]);
             let overdue = state.and_then(|state| state.deleting).map(|since| since + self.shared.overdue);
-            // What is past has been looked at just now, and to no avail.
-            members.chain([overdue]).flatten().filter(|at| *at > now).min()
+            // What was due when this look began has been looked at, and to no avail; what has become due since has not.
+            members.chain([overdue]).flatten().filter(|at| *at > began).min()
         };
         if let Some(next) = next {
-            self.queue.add_after(key.clone(), next.saturating_duration_since(now));
+            self.queue.add_after(key.clone(), next.saturating_duration_since(Instant::now()));
         }
     }
 
