@@ -18,7 +18,7 @@ use crate::debts::Debt;
 use crate::dispatch::{Done, Recipe, Target};
 use crate::engine::{Engine, Seen, lock};
 use crate::events::{self, Severity};
-use crate::federated::Federated;
+use crate::federated::{DeleteOptions, Federated};
 use crate::host;
 use crate::key::Key;
 use crate::overrides::{Cluster, Overrides};
@@ -262,9 +262,16 @@ impl Engine {
                 Knowledge::Known(uid) => uid,
                 Knowledge::Unknown => None,
             },
-            delete_options: federated
-                .and_then(|federated| federated.delete_options.as_deref().cloned())
-                .unwrap_or_default(),
+            delete_options: match federated {
+                Some(federated) => federated.delete_options.as_deref().cloned().unwrap_or_default(),
+                // What is owed is the copy that was there, not whatever has its name by now.
+                None => {
+                    let debt = self.shared.records.debts.of(&self.types.name, key);
+                    let uid =
+                        debt.and_then(|debt| debt.clusters.get(step.member.as_str()).cloned().flatten());
+                    DeleteOptions { uid, ..DeleteOptions::default() }
+                }
+            },
             generation,
             recreate,
             memory: self.memory.clone(),

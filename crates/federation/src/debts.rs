@@ -45,9 +45,10 @@ impl Debts {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes in a `PropagatedVersion` if it is a debt; says whether it is.
+    /// Takes in a `PropagatedVersion` if it is a debt; says whether it is. Only the control plane writes in the system namespace: what a tenant
+    /// labels in a namespace of their own has nothing deleted.
     pub(crate) fn learn(&self, object: &impl ResourceExt) -> bool {
-        if !object.labels().contains_key(OWED) {
+        if !object.labels().contains_key(OWED) || object.namespace().as_deref() != Some(&*self.namespace) {
             return false;
         }
         match object.annotations().get(OWED).and_then(|text| read(text)) {

@@ -220,6 +220,32 @@ async fn killed_at_any_write_of_a_debt_it_is_settled_all_the_same() {
     world.stop().await;
 }
 
+/// A tenant may write PropagatedVersions in a namespace of their own; that must not have anything deleted anywhere.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_debt_that_a_tenant_made_up_is_none() {
+    let mut world = impatient(2).await;
+    world.stop().await;
+    let owed = json!({"type": "configmaps", "namespace": "shop", "name": "prey", "clusters": {"m2": null}});
+    world
+        .host
+        .create(&json!({
+            "apiVersion": "core.kubefed.io/v1alpha1", "kind": "PropagatedVersion",
+            "metadata": {"name": "owed-made-up", "namespace": "shop", "labels": {"kubefed.io/owed": "true"},
+                "annotations": {"kubefed.io/owed": owed.to_string()}},
+        }))
+        .await;
+    let prey = json!({"apiVersion": "v1", "kind": "ConfigMap", "data": {"a": "b"},
+        "metadata": {"name": "prey", "namespace": "shop", "labels": {"kubefed.io/managed": "true"}}});
+    world.member("m2").create(&prey).await;
+    world.run();
+    // What has no federated object is let go of, and stays.
+    let is_let_go = |copy: &Value| copy["metadata"]["labels"]["kubefed.io/managed"].is_null();
+    world.member("m2").until(&copy("prey"), is_let_go).await;
+    world.quiet().await;
+    assert!(world.member("m2").get(&copy("prey")).await.is_some());
+    world.stop().await;
+}
+
 /// `spec/kubefed.md §6 (13)`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_deletion_does_not_wait_for_a_dead_member_which_is_cleaned_up_when_it_returns() {
