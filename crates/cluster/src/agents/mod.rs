@@ -6,4 +6,4 @@ mod store;
 
 pub use announcement::Announcement;
 pub use record::{Record, Redeemed, Refusal, Token};
-pub use store::{AgentError, Closed, accepts, admit, mint, open, record_of, redeem};
+pub use store::{AgentError, Closed, accepts, admit, mint, open, record_of, redeem, retain};

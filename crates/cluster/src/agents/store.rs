@@ -81,20 +81,31 @@ impl Closed {
 
 /// Whether agents of `cluster` are let in at all, as far as the object says.
 pub fn open(cluster: &Cluster) -> Result<(), Closed> {
-    if cluster.metadata.deletion_timestamp.is_some() {
-        Err(Closed::Leaving)
-    } else if cluster.is_host() || cluster.spec.connection.r#type != Some(ConnectionType::Proxy) {
+    if cluster.is_host() || cluster.spec.connection.r#type != Some(ConnectionType::Proxy) {
         Err(Closed::Direct)
+    } else if cluster.metadata.deletion_timestamp.is_some() {
+        Err(Closed::Leaving)
     } else {
         Ok(())
     }
 }
 
-/// Whether the holder of the key `spki` (SubjectPublicKeyInfo, DER) is the agent of `cluster`, whose record is `record`. It is asked at each
-/// connection, at each renewal, and whenever one of the two changes.
+/// Whether the holder of the key `spki` (SubjectPublicKeyInfo, DER) is the agent of `cluster`, whose record is `record`, and may come in: asked at
+/// each connection and each renewal.
 pub fn admit(cluster: Option<&Cluster>, record: Option<&Record>, spki: &[u8]) -> Result<(), Closed> {
+    cluster.map_or(Ok(()), open)?;
+    retain(cluster, record, spki)
+}
+
+/// Whether the holder of the key `spki` may stay: asked of open sessions whenever the Cluster or its record changes.
+///
+/// The agent of a Cluster that is being removed stays until it is gone, because what was made on the member is removed through it.
+pub fn retain(cluster: Option<&Cluster>, record: Option<&Record>, spki: &[u8]) -> Result<(), Closed> {
     let (Some(cluster), Some(record)) = (cluster, record) else { return Err(Closed::Gone) };
-    open(cluster)?;
+    match open(cluster) {
+        Ok(()) | Err(Closed::Leaving) => {}
+        Err(closed) => return Err(closed),
+    }
     if record.cluster.is_empty() || cluster.metadata.uid.as_deref() != Some(&record.cluster) {
         return Err(Closed::Gone);
     }
@@ -283,6 +294,9 @@ mod tests {
             (Some(&ours), None, "k", Err(Closed::Gone)),
         ] {
             assert_eq!(admit(cluster, record, key.as_bytes()), expected);
+            // Whoever is in already stays while the Cluster is being removed, and no longer.
+            let stays = if expected == Err(Closed::Leaving) { Ok(()) } else { expected };
+            assert_eq!(retain(cluster, record, key.as_bytes()), stays);
         }
     }
 }
