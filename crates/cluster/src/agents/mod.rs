@@ -2,8 +2,11 @@
 
 pub mod announcement;
 pub mod record;
+pub mod sessions;
 mod store;
+mod watch;
 
 pub use announcement::Announcement;
 pub use record::{Record, Redeemed, Refusal, Token};
 pub use store::{AgentError, Closed, accepts, admit, mint, open, record_of, redeem, retain};
+pub use watch::{Tower, follow};
