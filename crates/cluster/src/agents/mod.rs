@@ -8,5 +8,6 @@ mod watch;
 
 pub use announcement::Announcement;
 pub use record::{Record, Redeemed, Refusal, Token};
+pub(crate) use store::ensure;
 pub use store::{AgentError, Closed, accepts, admit, mint, open, record_of, redeem, retain};
 pub use watch::{Tower, follow};
