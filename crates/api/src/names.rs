@@ -120,3 +120,5 @@ pub const AGENT_ROLE: &str = "hansa:agent";
 pub const AGENT_JOIN: &str = "agent-join";
 /// The Secret on a member in which the agent keeps the key and the certificate it is let in with.
 pub const AGENT_CREDENTIAL: &str = "agent-credential";
+/// On the agent's Pods: the digest of the token they join with.
+pub const ANNOTATION_JOIN_TOKEN: &str = "hansa.io/join-token";
