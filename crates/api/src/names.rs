@@ -116,6 +116,9 @@ pub const AGENT_NAMESPACE: &str = "hansa-agent";
 pub const AGENT: &str = "hansa-agent";
 /// The ClusterRoleBinding of the agent on a member, and its ClusterRole unless it was given another.
 pub const AGENT_ROLE: &str = "hansa:agent";
+/// The ClusterRoleBinding of [`ADMINS_GROUP`] that comes with the agent. It is not [`ADMINS_BINDING`], which somebody else may have made, and goes with
+/// the agent.
+pub const AGENT_ADMINS_BINDING: &str = "hansa:agent:admins";
 /// The Secret on a member with what the agent joins with.
 pub const AGENT_JOIN: &str = "agent-join";
 /// The Secret on a member in which the agent keeps the key and the certificate it is let in with.

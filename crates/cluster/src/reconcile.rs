@@ -652,7 +652,7 @@ async fn leave(shared: &Shared, cluster: &Cluster, kubeconfig: &str) -> Result<(
             let conflict = identity::Conflict::Changed { recorded: recorded.to_owned(), found };
             return Err(Problem::new(conflict.reason(), conflict.to_string()));
         }
-        remote.leave(&cluster.name_any()).await
+        remote::leave(&remote.client, &cluster.name_any()).await
     };
     let late = || Err(Problem::new("Unreachable", format!("no end of the clean-up within {LEAVE:?}")));
     let began = Instant::now();

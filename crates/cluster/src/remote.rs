@@ -125,25 +125,19 @@ impl Remote {
             },
         }
     }
+}
 
-    /// Removes what [`Remote::join`] made, but for the namespace, in which there may be things of others. Workloads are left alone.
-    pub(crate) async fn leave(&self, cluster: &str) -> Result<(), Problem> {
-        account::remove(&self.client, &names::service_account(cluster), &names::cluster_role(cluster))
-            .await?;
-        self.unbind_administrators().await
+/// Removes what [`Remote::join`] made, but for the namespace, in which there may be things of others. Workloads are left alone.
+pub(crate) async fn leave(client: &Client, cluster: &str) -> Result<(), Problem> {
+    account::remove(client, &names::service_account(cluster), &names::cluster_role(cluster)).await?;
+    let bindings: Api<ClusterRoleBinding> = Api::all(client.clone());
+    let ours = step("clean-up", bindings.get_opt(names::ADMINS_BINDING)).await?.is_some_and(|binding| {
+        binding.metadata.labels.is_some_and(|labels| labels.contains_key(names::LABEL_KUBESPHERE_MANAGED))
+    });
+    if ours {
+        delete::<ClusterRoleBinding>(&bindings, names::ADMINS_BINDING).await?;
     }
-
-    /// Removes the administrators' binding if it is ours.
-    pub(crate) async fn unbind_administrators(&self) -> Result<(), Problem> {
-        let bindings: Api<ClusterRoleBinding> = Api::all(self.client.clone());
-        let ours = step("clean-up", bindings.get_opt(names::ADMINS_BINDING)).await?.is_some_and(|binding| {
-            binding.metadata.labels.is_some_and(|labels| labels.contains_key(names::LABEL_KUBESPHERE_MANAGED))
-        });
-        if ours {
-            delete::<ClusterRoleBinding>(&bindings, names::ADMINS_BINDING).await?;
-        }
-        Ok(())
-    }
+    Ok(())
 }
 
 /// Server-side apply, which changes nothing where nothing is to be changed.

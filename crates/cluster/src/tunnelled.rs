@@ -24,7 +24,7 @@ use crate::events::{self, Severity};
 use crate::identity;
 use crate::reconcile::{self, Cause, Findings, LEAVE, Memory, SETTLED_RETRY, Way};
 use crate::register;
-use crate::remote::{Problem, Remote, delete, step};
+use crate::remote::{self, Problem, Remote, delete, step};
 
 /// The marker of a registration that leads through the tower.
 pub(crate) const MARKER: &str = "tunnel";
@@ -202,8 +202,7 @@ async fn tidy(shared: &Shared, cluster: &Cluster) -> Result<bool, kube::Error> {
     let Some(client) = shared.registry.member(&name).and_then(|member| member.client.clone()) else {
         return Ok(false);
     };
-    let (account, role) = (names::service_account(&name), names::cluster_role(&name));
-    match tokio::time::timeout(LEAVE, account::remove(&client, &account, &role)).await {
+    match tokio::time::timeout(LEAVE, remote::leave(&client, &name)).await {
         Ok(Ok(())) => {
             let secrets: Api<Secret> = Api::namespaced(shared.host.clone(), names::SYSTEM_NAMESPACE);
             register::delete(&secrets, &names::kubeconfig_secret(&name)).await?;
@@ -229,7 +228,6 @@ pub(crate) async fn retire(
         return Ok(true);
     }
     let Some(member) = member else { return Ok(false) };
-    // The administrators' binding serves the direct connection too.
     let work = async {
         remove_agent(member).await?;
         account::remove(&shared.host, &names::tunnel_account(&name), &names::tunnel_role(&name)).await
@@ -267,7 +265,7 @@ pub(crate) async fn leave(shared: &Shared, cluster: &Cluster) -> Result<bool, ku
                  and clusterrole {1}",
                 names::AGENT_NAMESPACE,
                 names::AGENT_ROLE,
-                names::ADMINS_BINDING,
+                names::AGENT_ADMINS_BINDING,
             );
             tracing::warn!(cluster = %name, "{message}");
             events::emit(&shared.host, cluster, Severity::Warning, "LeftBehind", &message);
@@ -309,7 +307,6 @@ async fn depart(shared: &Shared, cluster: &Cluster) -> Result<bool, Problem> {
         let conflict = identity::Conflict::Changed { recorded: recorded.to_owned(), found };
         return Err(Problem::new(conflict.reason(), conflict.to_string()));
     }
-    remote.unbind_administrators().await?;
     remove_agent(&remote.client).await?;
     Ok(true)
 }
@@ -320,6 +317,8 @@ async fn remove_agent(member: &Client) -> Result<(), Problem> {
     let namespaces: Api<Namespace> = Api::all(member.clone());
     let roles: Api<ClusterRole> = Api::all(member.clone());
     let doing = "clean-up";
+    let bindings: Api<ClusterRoleBinding> = Api::all(member.clone());
+    delete(&bindings, names::AGENT_ADMINS_BINDING).await?;
     let role = step(doing, roles.get_opt(names::AGENT_ROLE)).await?;
     let ours = role.is_some_and(|role| role.labels().contains_key(names::LABEL_KUBESPHERE_MANAGED));
     match step(doing, namespaces.get_opt(names::AGENT_NAMESPACE)).await? {
@@ -337,7 +336,7 @@ async fn remove_agent(member: &Client) -> Result<(), Problem> {
         None if ours => delete(&roles, names::AGENT_ROLE).await?,
         None => {}
     }
-    delete::<ClusterRoleBinding>(&Api::all(member.clone()), names::AGENT_ROLE).await
+    delete(&bindings, names::AGENT_ROLE).await
 }
 
 #[cfg(test)]

@@ -115,7 +115,7 @@ fn rights(role: Option<&str>) -> Vec<Value> {
             binding,
             // As a cluster has it that joined directly: the host's administrators are people with names, and no request needs system:masters.
             json!({
-                "apiVersion": version, "kind": "ClusterRoleBinding", "metadata": wide(names::ADMINS_BINDING),
+                "apiVersion": version, "kind": "ClusterRoleBinding", "metadata": wide(names::AGENT_ADMINS_BINDING),
                 "roleRef": { "apiGroup": group, "kind": "ClusterRole", "name": "cluster-admin" },
                 "subjects": [{ "apiGroup": group, "kind": "Group", "name": names::ADMINS_GROUP }],
             }),
@@ -274,7 +274,7 @@ mod tests {
     fn a_role_that_was_chosen_is_the_only_one() {
         let objects = manifest(&invitation(Some("edge")));
         assert!(of(&objects, "ClusterRole", names::AGENT_ROLE).is_none());
-        assert!(of(&objects, "ClusterRoleBinding", names::ADMINS_BINDING).is_none());
+        assert!(of(&objects, "ClusterRoleBinding", names::AGENT_ADMINS_BINDING).is_none());
         let binding = of(&objects, "ClusterRoleBinding", names::AGENT_ROLE).unwrap();
         assert_eq!(binding["roleRef"]["name"], "edge");
         // Names of objects never depend on the token, so that joining again replaces what is there.
