@@ -84,7 +84,10 @@ pub(crate) async fn keep(
     let initialized = "the host is prepared for an agent";
     findings.conditions.push(Said::new(condition::INITIALIZED, true, "Initialized", initialized));
     let recorded = cluster.status.as_ref().map(|status| status.uid.clone()).unwrap_or_default();
-    if let Some(there) = tower.agents.as_ref().map(|agents| agents.contains_key(&name)) {
+    // Until it is known whether an agent is there, what was said of it last holds.
+    let told = cluster.condition(condition::AGENT_AVAILABLE).filter(|said| said.status == "False");
+    let there = tower.agents.as_ref().map(|agents| agents.contains_key(&name)).or(told.map(|_| false));
+    if let Some(there) = there {
         if there && !memory.agent.there {
             memory.forget_failures();
         }
