@@ -26,7 +26,8 @@ const MAX_STREAMS: usize = 100;
 const STREAM_WINDOW: u32 = 1 << 20;
 /// Room for every stream's window, so that stalled streams cannot use up the connection's.
 const CONNECTION_WINDOW: u32 = STREAM_WINDOW * (MAX_STREAMS as u32 + 28);
-const IDLE_HTTP1: usize = 8;
+/// As many as a burst of requests leaves behind; the next burst needs no handshakes.
+const IDLE_HTTP1: usize = 64;
 const IDLE_HTTP1_AGE: Duration = Duration::from_secs(45);
 
 pub(crate) struct Pool {
