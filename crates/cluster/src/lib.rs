@@ -1,6 +1,7 @@
 //! The registry of members: `Cluster` and `KubeFedCluster` objects become live members with a client, health, version and identity, and one
 //! shared informer per (member, type).
 
+pub mod agents;
 mod conditions;
 pub mod controller;
 mod events;

@@ -1,4 +1,4 @@
-//! `kubectl --as` through the gateway: the caller asks to be somebody else, and the host decides whether they may, as an
+//! `kubectl --as`: the caller asks to be somebody else, and the host decides whether they may, as an
 //! API server would (Kubernetes: "User impersonation").
 
 use hansa_machinery::Status;
@@ -10,15 +10,28 @@ use crate::{
 };
 
 /// Whom the headers ask to be, and what must be allowed for it; `None` if they ask for nothing.
-pub(crate) fn requested(headers: &HeaderMap) -> Result<Option<(Identity, Vec<Question>)>, Status> {
+///
+/// # Errors
+/// 400 for a wish that is half one, said twice or unknown; 403 for `system:masters`.
+pub fn requested(headers: &HeaderMap) -> Result<Option<(Identity, Vec<Question>)>, Status> {
     let mut wanted = Identity::default();
     let mut questions = Vec::new();
     for (name, value) in headers {
-        let Some(rest) = name.as_str().strip_prefix("impersonate-") else { continue };
+        let Some(rest) = name.as_str().strip_prefix("impersonate-") else {
+            // Taken for no wish here, and for one elsewhere: `_` is `-` to some servers.
+            if name.as_str().replace('_', "-").starts_with("impersonate") {
+                return Err(Status::bad_request(format!("the header {name} is not one of impersonation")));
+            }
+            continue;
+        };
         let value = value
             .to_str()
             .map_err(|_| Status::bad_request(format!("the header {name} is not text")))?
             .to_owned();
+        // HTTP/2 carries it as it is, and the next hop may trim it: nobody is to be somebody else there.
+        if value.trim() != value {
+            return Err(Status::bad_request(format!("the header {name} begins or ends with a space")));
+        }
         match rest {
             "user" if wanted.name.is_empty() => wanted.name = value,
             "group" => wanted.groups.push(value),
@@ -68,11 +81,10 @@ fn question(group: &'static str, resource: &str, subresource: &str, namespace: &
 }
 
 /// The identity a request runs under: the caller's own, or the one they ask for and may be.
-pub(crate) async fn effective(
-    reviews: &Reviews,
-    caller: Identity,
-    headers: &HeaderMap,
-) -> Result<Identity, Status> {
+///
+/// # Errors
+/// As [`requested`]; 403 where the host does not allow it, 503 where it cannot say.
+pub async fn effective(reviews: &Reviews, caller: Identity, headers: &HeaderMap) -> Result<Identity, Status> {
     let Some((wanted, questions)) = requested(headers)? else { return Ok(caller) };
     for question in questions {
         let (resource, name) = (question.resource.clone(), question.name.clone());
@@ -155,6 +167,15 @@ mod tests {
             400
         );
         assert_eq!(requested(&headers(&[("impersonate-other", "a")])).unwrap_err().code, 400);
+        for odd in
+            [("impersonate_group", "a"), ("impersonate", "a"), ("impersonate-group", " system:masters")]
+        {
+            assert_eq!(
+                requested(&headers(&[("impersonate-user", "a"), odd])).unwrap_err().code,
+                400,
+                "{odd:?}"
+            );
+        }
         assert_eq!(requested(&headers(&[("accept", "a")])).unwrap(), None);
     }
 }

@@ -1,4 +1,4 @@
-//! The cluster's certificates: its authority, the serving certificate, client certificates.
+//! Certificates: an authority, the serving certificate of a listener, client certificates.
 
 mod x509;
 
@@ -22,8 +22,7 @@ use rustls::{
 };
 use serde::{Deserialize, Serialize};
 
-pub(crate) use x509::read_certificate;
-pub use x509::{Request, Subject};
+pub use x509::{Request, Subject, public_key, read_certificate};
 
 /// How far certificates reach back, for clocks that run behind.
 const BACKDATE: SignedDuration = SignedDuration::from_mins(5);
@@ -64,7 +63,7 @@ impl fmt::Debug for KeyedCertificate {
     }
 }
 
-/// The certificate authority of one cluster (P-256).
+/// A certificate authority (P-256), such as a cluster has.
 pub struct Authority {
     pem: KeyedCertificate,
     der: CertificateDer<'static>,
@@ -101,7 +100,7 @@ fn authority_parameters(name: &str, from: Timestamp) -> Result<CertificateParams
 }
 
 impl Authority {
-    /// Makes a new authority; `name` tells it from those of other clusters.
+    /// Makes a new authority; `name` tells it from others.
     ///
     /// # Errors
     /// When the key or the certificate cannot be made.
@@ -457,6 +456,35 @@ mod tests {
         let der = CertificateDer::from_pem_slice(issued.as_bytes()).unwrap();
         let (subject, _) = read_certificate(&der).unwrap();
         assert_eq!(subject, Subject { name: "alice".into(), groups: vec!["dev".into()] });
+    }
+
+    #[test]
+    fn a_request_is_only_for_a_subject_if_it_says_nothing_else() {
+        let subject = Subject { name: "a".into(), groups: vec!["g".into()] };
+        let made = |edit: fn(&mut CertificateParams)| {
+            let mut parameters = CertificateParams::new(Vec::new()).unwrap();
+            parameters.distinguished_name.push(DnType::CommonName, "a");
+            parameters.distinguished_name.push(DnType::OrganizationName, "g");
+            edit(&mut parameters);
+            let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+            let request = parameters.serialize_request(&key).unwrap().pem().unwrap();
+            let request = Request::parse(request.as_bytes()).unwrap();
+            assert_eq!(request.public_key(), rcgen::PublicKeyData::subject_public_key_info(&key));
+            request
+        };
+        assert!(made(|_| ()).is_only_for(&subject));
+        for edit in [
+            |p: &mut CertificateParams| p.distinguished_name.push(DnType::CommonName, "b"),
+            |p: &mut CertificateParams| p.distinguished_name.push(DnType::OrganizationName, "h"),
+            |p: &mut CertificateParams| p.distinguished_name.push(DnType::OrganizationalUnitName, "u"),
+            |p: &mut CertificateParams| {
+                p.subject_alt_names.push(SanType::DnsName("a.example".try_into().unwrap()));
+            },
+            |p: &mut CertificateParams| p.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth),
+            |p: &mut CertificateParams| p.is_ca = IsCa::ExplicitNoCa,
+        ] {
+            assert!(!made(edit).is_only_for(&subject));
+        }
     }
 
     #[test]
