@@ -10,6 +10,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use flate2::{Compression, write::GzEncoder};
 use futures::{FutureExt, stream};
+use hansa_listener::serve;
 use hansa_machinery::{Status, path::RequestInfo};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body::Frame;
@@ -32,7 +33,7 @@ use crate::{
         User,
         rbac::{Attributes, Target},
     },
-    discovery, serve,
+    discovery,
 };
 
 /// The largest request body, as kube-apiserver has it.

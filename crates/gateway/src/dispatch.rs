@@ -2,14 +2,17 @@
 
 use std::sync::Arc;
 
+use hansa_access::{
+    Identity,
+    answer::{self, cleaned, unavailable},
+    headers::{self, asks_to_upgrade},
+};
 use hansa_machinery::Status;
 use hansa_transport::{Body, Transport, Upgrade};
-use http::{Request, Response, StatusCode, Uri, header};
+use http::{Request, Response, StatusCode, Uri};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::sync::Semaphore;
-
-use crate::{answer, headers, identity::Identity};
 
 /// Upgraded connections (exec, attach, port-forward, watch by WebSocket) that all callers may hold at once.
 const UPGRADES: usize = 4096;
@@ -40,7 +43,7 @@ impl Dispatcher {
         *request.uri_mut() = format!("{path}{query}")
             .parse::<Uri>()
             .map_err(|_| Status::bad_request("the path is not one a cluster could have"))?;
-        let upgrade = asks_to_upgrade(&request);
+        let upgrade = asks_to_upgrade(request.headers());
         let caller = request.extensions_mut().remove::<OnUpgrade>();
         // Nothing a connection of ours knows about its peer may travel on.
         request.extensions_mut().clear();
@@ -93,48 +96,5 @@ impl Dispatcher {
             }
         });
         Ok(cleaned(response.map(|()| hansa_transport::empty()), true))
-    }
-}
-
-fn cleaned(response: Response<Body>, upgrade: bool) -> Response<Body> {
-    let (mut parts, body) = response.into_parts();
-    parts.extensions.clear();
-    parts.version = http::Version::default();
-    headers::towards_caller(&mut parts.headers, upgrade);
-    Response::from_parts(parts, body)
-}
-
-/// 503 with a time to try again, naming the cluster.
-pub(crate) fn unavailable(cluster: &str, why: &str) -> Status {
-    Status {
-        retry_after_seconds: 5,
-        ..Status::unavailable(format!("cluster {cluster:?} is not available: {why}"))
-    }
-}
-
-fn asks_to_upgrade<B>(request: &Request<B>) -> bool {
-    let tokens = request.headers().get_all(header::CONNECTION).iter().filter_map(|v| v.to_str().ok());
-    request.headers().contains_key(header::UPGRADE)
-        && tokens.flat_map(|v| v.split(',')).any(|token| token.trim().eq_ignore_ascii_case("upgrade"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_upgrade_needs_both_headers() {
-        let with = |connection: &str, upgrade: &str| {
-            let mut request = Request::builder();
-            for (name, value) in [("connection", connection), ("upgrade", upgrade)] {
-                if !value.is_empty() {
-                    request = request.header(name, value);
-                }
-            }
-            asks_to_upgrade(&request.body(()).unwrap())
-        };
-        assert!(with("keep-alive, Upgrade", "websocket"));
-        assert!(!with("keep-alive", "websocket"));
-        assert!(!with("upgrade", ""));
     }
 }

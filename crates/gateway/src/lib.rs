@@ -4,26 +4,20 @@
 //! the cluster's own RBAC decides. The order is fixed in [`Gateway::handle`]; nothing is routed before it is known who asks
 //! (`spec/security-checklist.md`, line 2).
 
-mod answer;
 mod dispatch;
-mod headers;
-mod identity;
-mod impersonation;
-mod recent;
-mod reviews;
-mod route;
 
+use hansa_access::{
+    Identity, Question, Reviews,
+    answer::{self, unavailable},
+    bearer, impersonation,
+    route::{HOST, Route, route, verb},
+};
 use hansa_cluster::Registry;
 use hansa_machinery::Status;
 use hansa_transport::{Body, Transport};
-use http::{HeaderMap, Request, Response, header};
+use http::{Request, Response};
 
-use crate::{
-    dispatch::{Dispatcher, unavailable},
-    identity::Identity,
-    reviews::{Question, Reviews},
-    route::{HOST, Route, route},
-};
+use crate::dispatch::Dispatcher;
 
 /// The gateway: it holds no state of its own and may run any number of times.
 #[derive(Clone)]
@@ -80,14 +74,7 @@ impl Gateway {
         method: &http::Method,
         cluster: &str,
     ) -> Result<(), Status> {
-        let verb = match method.as_str() {
-            "GET" | "HEAD" | "OPTIONS" => "get",
-            "POST" => "create",
-            "PUT" => "update",
-            "PATCH" => "patch",
-            "DELETE" => "delete",
-            _ => return Err(Status::new(405, "MethodNotAllowed", "no Kubernetes API uses this method")),
-        };
+        let verb = verb(method)?;
         let question = Question {
             verb: verb.to_owned(),
             group: "cluster.kubesphere.io",
@@ -123,19 +110,5 @@ impl Gateway {
                 "its connection is not usable; `hansa get clusters -o wide` says why",
             )),
         }
-    }
-}
-
-/// The one bearer token of a request (RFC 6750 §2.1).
-fn bearer(headers: &HeaderMap) -> Result<&str, Status> {
-    let mut values = headers.get_all(header::AUTHORIZATION).iter();
-    let (Some(value), None) = (values.next(), values.next()) else { return Err(Status::unauthorized()) };
-    let (scheme, token) =
-        value.to_str().ok().and_then(|v| v.split_once(' ')).ok_or_else(Status::unauthorized)?;
-    let token = token.trim();
-    if scheme.eq_ignore_ascii_case("bearer") && !token.is_empty() && token.len() <= 64 * 1024 {
-        Ok(token)
-    } else {
-        Err(Status::unauthorized())
     }
 }

@@ -9,11 +9,11 @@ use std::{
 
 use anyhow::{Context, Result};
 use hansa_api::names::{FIELD_MANAGER, SYSTEM_NAMESPACE};
-use hansa_embedded::{
+use hansa_gateway::Gateway;
+use hansa_listener::{
     pki::{Authority, KeyedCertificate, ServingCertificate},
     serve::{self, Limits},
 };
-use hansa_gateway::Gateway;
 use http_body_util::BodyExt;
 use jiff::Timestamp;
 use k8s_openapi::{

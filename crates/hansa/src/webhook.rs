@@ -18,8 +18,9 @@ use hansa_api::{
     names::{FIELD_MANAGER, KUBEFED_CONFIG},
     webhooks::{Reach, Registration, SERVICE},
 };
-use hansa_embedded::{
-    Body, Server, Unasked,
+use hansa_embedded::{Server, Unasked};
+use hansa_listener::{
+    Body,
     pki::{Authority, KeyedCertificate, ServingCertificate},
     serve::{self, Limits},
 };

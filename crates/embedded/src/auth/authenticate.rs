@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use hansa_listener::pki::read_certificate;
 use http::{HeaderMap, HeaderValue, header};
 use jiff::Timestamp;
 use rustls::pki_types::CertificateDer;
@@ -9,7 +10,6 @@ use sha2::{Digest, Sha256};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
 use super::{service_account::Tokens, token::ISSUER, user::User};
-use crate::pki::read_certificate;
 
 /// A bearer token given when the server starts, of which only the hash is known.
 #[derive(Clone, PartialEq, Eq)]

@@ -2,6 +2,7 @@
 //! `kubernetes.io/kube-apiserver-client`.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+use hansa_listener::pki::{Authority, Request};
 use hansa_machinery::{Status, status::Cause};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
@@ -11,7 +12,6 @@ use super::{
     rbac::{Attributes, Policy, Target},
     user::MASTERS,
 };
-use crate::pki::{Authority, Request};
 
 /// The API group.
 pub(crate) const GROUP: &str = "certificates.k8s.io";
@@ -217,11 +217,10 @@ fn is_decision(condition: &Value) -> bool {
 mod tests {
     use rcgen::{CertificateParams, DnType, KeyPair};
 
+    use hansa_listener::pki::read_certificate;
+
     use super::*;
-    use crate::{
-        auth::{User, rbac::Kind},
-        pki::read_certificate,
-    };
+    use crate::auth::{User, rbac::Kind};
 
     fn now() -> Timestamp {
         "2026-06-01T00:00:00Z".parse().unwrap()

@@ -18,17 +18,17 @@ pub mod user;
 
 use std::{collections::BTreeSet, sync::Arc};
 
+use hansa_listener::{
+    pki::{Authority, KeyedCertificate, PkiError, ServingCertificate, Subject},
+    serve,
+};
 use hansa_machinery::Status;
 use http::HeaderMap;
 use jiff::{SignedDuration, Timestamp};
 use rustls::{ServerConfig, pki_types::CertificateDer};
 use serde_json::{Value, json};
 
-use crate::{
-    pki::{Authority, KeyedCertificate, PkiError, ServingCertificate, Subject},
-    serve,
-    store::{Store, WriteError},
-};
+use crate::store::{Store, WriteError};
 use authenticate::Rejected;
 pub use authenticate::StaticToken;
 pub use escalation::Write;

@@ -1,18 +1,33 @@
 //! Real sockets on loopback: who gets in, who does not, and who cannot harm the others.
 
-use std::time::Instant;
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
+use bytes::Bytes;
 use futures::StreamExt;
+use hansa_listener::{
+    pki::{Authority, ServingCertificate},
+    serve::tls_config,
+};
 use http::{HeaderMap, header::AUTHORIZATION};
-use http_body_util::{Empty, StreamBody};
+use http_body::Frame;
+use http_body_util::{Empty, Full, StreamBody};
 use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use jiff::{SignedDuration, Timestamp};
 use rustls::{
-    ClientConfig,
-    pki_types::{PrivateKeyDer, ServerName, pem::PemObject},
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
 };
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::{sleep, timeout},
+};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::*;

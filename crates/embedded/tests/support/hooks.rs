@@ -6,7 +6,7 @@ use std::{
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use hansa_embedded::{
+use hansa_listener::{
     Body,
     pki::{Authority, ServingCertificate},
     serve::{self, Limits},

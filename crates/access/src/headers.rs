@@ -1,4 +1,4 @@
-//! Which headers cross the gateway. What a caller may not say about itself is removed whole, whatever its spelling, and
+//! Which headers cross. What a caller may not say about itself is removed whole, whatever its spelling, and
 //! rebuilt from the identity the gateway established (`spec/security-checklist.md`, lines 1 and 3).
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
@@ -65,7 +65,7 @@ fn retain(headers: &mut HeaderMap, keep: impl Fn(&str) -> bool) {
 }
 
 /// Makes a caller's headers those of a request on behalf of `identity`.
-pub(crate) fn towards_cluster(headers: &mut HeaderMap, identity: &Identity, upgrade: bool) {
+pub fn towards_cluster(headers: &mut HeaderMap, identity: &Identity, upgrade: bool) {
     strip_hop(headers, upgrade);
     retain(headers, |name| !claims_identity(name));
     headers.remove(header::HOST);
@@ -73,11 +73,18 @@ pub(crate) fn towards_cluster(headers: &mut HeaderMap, identity: &Identity, upgr
 }
 
 /// Cleans a cluster's answer: a member speaks to the gateway, not to the caller's connection or cookie jar.
-pub(crate) fn towards_caller(headers: &mut HeaderMap, upgrade: bool) {
+pub fn towards_caller(headers: &mut HeaderMap, upgrade: bool) {
     strip_hop(headers, upgrade);
     retain(headers, |name| {
         !matches!(name, "set-cookie" | "strict-transport-security" | "alt-svc" | "www-authenticate")
     });
+}
+
+/// Whether a request asks for another protocol on its connection (RFC 9110 §7.8).
+pub fn asks_to_upgrade(headers: &HeaderMap) -> bool {
+    let tokens = headers.get_all(header::CONNECTION).iter().filter_map(|v| v.to_str().ok());
+    headers.contains_key(header::UPGRADE)
+        && tokens.flat_map(|v| v.split(',')).any(|token| token.trim().eq_ignore_ascii_case("upgrade"))
 }
 
 #[cfg(test)]
@@ -147,6 +154,16 @@ mod tests {
         assert_eq!(map["connection"], "Upgrade");
         assert_eq!(map["upgrade"], "SPDY/3.1");
         assert!(map.get("x-a").is_none());
+    }
+
+    #[test]
+    fn an_upgrade_needs_both_headers() {
+        assert!(asks_to_upgrade(&headers(&[
+            ("connection", "keep-alive, Upgrade"),
+            ("upgrade", "websocket")
+        ])));
+        assert!(!asks_to_upgrade(&headers(&[("connection", "keep-alive"), ("upgrade", "websocket")])));
+        assert!(!asks_to_upgrade(&headers(&[("connection", "upgrade")])));
     }
 
     #[test]

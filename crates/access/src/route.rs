@@ -1,27 +1,31 @@
 //! Which cluster a request is for, decided once from its path (`spec/kubesphere-multicluster.md` §2.1).
 
 use hansa_machinery::Status;
+use http::Method;
 
 /// Where a request goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Route {
+pub struct Route {
     /// The cluster's name; `host` for requests that name none.
-    pub(crate) cluster: String,
+    pub cluster: String,
     /// The path as that cluster's own API server knows it.
-    pub(crate) path: String,
+    pub path: String,
 }
 
 /// The name under which every gateway reaches its own host.
-pub(crate) const HOST: &str = "host";
+pub const HOST: &str = "host";
 
 /// Prefixes that the older URL form puts before `clusters`.
 const API_PREFIXES: &[&str] = &["api", "apis", "kapis", "kapi"];
 
 /// Reads `/clusters/{c}/…` and the older `/{api|apis|kapis}/clusters/{c}/…`; every other path is the host's own.
 ///
+/// # Errors
+/// 400 for a path that is not in canonical form or names no valid cluster.
+///
 /// Only the segment in exactly that place counts: `/apis/cluster.kubesphere.io/v1alpha1/clusters/m1` is an object on the
 /// host. Paths that two parsers could read differently are refused rather than repaired.
-pub(crate) fn route(path: &str) -> Result<Route, Status> {
+pub fn route(path: &str) -> Result<Route, Status> {
     let suspicious = !path.starts_with('/')
         || path.contains("//")
         || path.contains('\\')
@@ -43,6 +47,21 @@ pub(crate) fn route(path: &str) -> Result<Route, Status> {
         return Err(Status::bad_request("the path names no valid cluster"));
     }
     Ok(Route { cluster: cluster.to_owned(), path })
+}
+
+/// The verb under which reaching a cluster by this method is authorised.
+///
+/// # Errors
+/// 405 for a method that no Kubernetes API has.
+pub fn verb(method: &Method) -> Result<&'static str, Status> {
+    match method.as_str() {
+        "GET" | "HEAD" | "OPTIONS" => Ok("get"),
+        "POST" => Ok("create"),
+        "PUT" => Ok("update"),
+        "PATCH" => Ok("patch"),
+        "DELETE" => Ok("delete"),
+        _ => Err(Status::new(405, "MethodNotAllowed", "no Kubernetes API uses this method")),
+    }
 }
 
 /// The bytes that are percent-encoded in `path`; a broken escape counts as an encoded `%`.

@@ -5,26 +5,26 @@ use std::collections::BTreeMap;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// The group whose members pass every authorisation check of a cluster. It is never impersonated.
-pub(crate) const SYSTEM_MASTERS: &str = "system:masters";
+pub const SYSTEM_MASTERS: &str = "system:masters";
 
 /// An authenticated user (`authentication.k8s.io` UserInfo).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Identity {
+pub struct Identity {
     /// The user's name.
-    pub(crate) name: String,
+    pub name: String,
     /// The user's unique id; may be empty.
-    pub(crate) uid: String,
+    pub uid: String,
     /// Groups, without duplicates.
-    pub(crate) groups: Vec<String>,
+    pub groups: Vec<String>,
     /// What the authenticator added.
-    pub(crate) extra: BTreeMap<String, Vec<String>>,
+    pub extra: BTreeMap<String, Vec<String>>,
 }
 
 impl Identity {
     /// Writes the impersonation headers of the Kubernetes API for this user.
     ///
     /// `system:authenticated` is left to the cluster, which adds it itself; `system:masters` is never said.
-    pub(crate) fn impersonate(&self, headers: &mut HeaderMap) {
+    pub fn impersonate(&self, headers: &mut HeaderMap) {
         let mut put = |name: &str, value: &str| {
             let name = HeaderName::from_bytes(name.as_bytes());
             if let (Ok(name), Ok(value)) = (name, HeaderValue::from_bytes(value.as_bytes())) {
@@ -48,7 +48,7 @@ impl Identity {
     }
 
     /// Whether every part can be said in a header; a user whose name cannot is refused rather than cut short.
-    pub(crate) fn is_expressible(&self) -> bool {
+    pub fn is_expressible(&self) -> bool {
         let fits = |s: &String| HeaderValue::from_bytes(s.as_bytes()).is_ok();
         !self.name.is_empty()
             && fits(&self.name)

@@ -1,4 +1,4 @@
-//! The cluster's certificates: its authority, the serving certificate, client certificates.
+//! Certificates: an authority, the serving certificate of a listener, client certificates.
 
 mod x509;
 
@@ -22,8 +22,7 @@ use rustls::{
 };
 use serde::{Deserialize, Serialize};
 
-pub(crate) use x509::read_certificate;
-pub use x509::{Request, Subject};
+pub use x509::{Request, Subject, read_certificate};
 
 /// How far certificates reach back, for clocks that run behind.
 const BACKDATE: SignedDuration = SignedDuration::from_mins(5);
@@ -64,7 +63,7 @@ impl fmt::Debug for KeyedCertificate {
     }
 }
 
-/// The certificate authority of one cluster (P-256).
+/// A certificate authority (P-256), such as a cluster has.
 pub struct Authority {
     pem: KeyedCertificate,
     der: CertificateDer<'static>,
@@ -101,7 +100,7 @@ fn authority_parameters(name: &str, from: Timestamp) -> Result<CertificateParams
 }
 
 impl Authority {
-    /// Makes a new authority; `name` tells it from those of other clusters.
+    /// Makes a new authority; `name` tells it from others.
     ///
     /// # Errors
     /// When the key or the certificate cannot be made.

@@ -1,4 +1,4 @@
-//! `kubectl --as` through the gateway: the caller asks to be somebody else, and the host decides whether they may, as an
+//! `kubectl --as`: the caller asks to be somebody else, and the host decides whether they may, as an
 //! API server would (Kubernetes: "User impersonation").
 
 use hansa_machinery::Status;
@@ -10,7 +10,10 @@ use crate::{
 };
 
 /// Whom the headers ask to be, and what must be allowed for it; `None` if they ask for nothing.
-pub(crate) fn requested(headers: &HeaderMap) -> Result<Option<(Identity, Vec<Question>)>, Status> {
+///
+/// # Errors
+/// 400 for a wish that is half one, said twice or unknown; 403 for `system:masters`.
+pub fn requested(headers: &HeaderMap) -> Result<Option<(Identity, Vec<Question>)>, Status> {
     let mut wanted = Identity::default();
     let mut questions = Vec::new();
     for (name, value) in headers {
@@ -68,11 +71,10 @@ fn question(group: &'static str, resource: &str, subresource: &str, namespace: &
 }
 
 /// The identity a request runs under: the caller's own, or the one they ask for and may be.
-pub(crate) async fn effective(
-    reviews: &Reviews,
-    caller: Identity,
-    headers: &HeaderMap,
-) -> Result<Identity, Status> {
+///
+/// # Errors
+/// As [`requested`]; 403 where the host does not allow it, 503 where it cannot say.
+pub async fn effective(reviews: &Reviews, caller: Identity, headers: &HeaderMap) -> Result<Identity, Status> {
     let Some((wanted, questions)) = requested(headers)? else { return Ok(caller) };
     for question in questions {
         let (resource, name) = (question.resource.clone(), question.name.clone());

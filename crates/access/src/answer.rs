@@ -1,4 +1,4 @@
-//! What the gateway itself answers.
+//! Answers: our own, and a cluster's made fit for the caller.
 
 use std::error::Error;
 
@@ -8,8 +8,10 @@ use hansa_transport::Body;
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 
+use crate::headers;
+
 /// A `Status` as an answer.
-pub(crate) fn status(status: &Status) -> Response<Body> {
+pub fn status(status: &Status) -> Response<Body> {
     let mut response = text(&status.to_value().to_string());
     *response.status_mut() = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let headers = response.headers_mut();
@@ -24,7 +26,7 @@ pub(crate) fn status(status: &Status) -> Response<Body> {
 }
 
 /// 200 with a line of text.
-pub(crate) fn text(text: &str) -> Response<Body> {
+pub fn text(text: &str) -> Response<Body> {
     let body = Full::new(Bytes::from(text.to_owned())).map_err(|never| match never {}).boxed_unsync();
     let mut response = Response::new(body);
     let headers = response.headers_mut();
@@ -34,8 +36,25 @@ pub(crate) fn text(text: &str) -> Response<Body> {
     response
 }
 
+/// 503 with a time to try again, naming the cluster.
+pub fn unavailable(cluster: &str, why: &str) -> Status {
+    Status {
+        retry_after_seconds: 5,
+        ..Status::unavailable(format!("cluster {cluster:?} is not available: {why}"))
+    }
+}
+
+/// A cluster's answer without what is not meant for the caller; `upgrade` keeps what an upgrade needs.
+pub fn cleaned(response: Response<Body>, upgrade: bool) -> Response<Body> {
+    let (mut parts, body) = response.into_parts();
+    parts.extensions.clear();
+    parts.version = http::Version::default();
+    headers::towards_caller(&mut parts.headers, upgrade);
+    Response::from_parts(parts, body)
+}
+
 /// An error with its causes, for the log.
-pub(crate) fn chain(error: &dyn Error) -> String {
+pub fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

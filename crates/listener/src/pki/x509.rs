@@ -64,7 +64,10 @@ impl Subject {
 }
 
 /// The subject of a certificate and when it ends (seconds since 1970).
-pub(crate) fn read_certificate(der: &[u8]) -> Result<(Subject, i64), PkiError> {
+///
+/// # Errors
+/// When it is no certificate, or its subject names no user.
+pub fn read_certificate(der: &[u8]) -> Result<(Subject, i64), PkiError> {
     let (_, certificate) = X509Certificate::from_der(der).map_err(|e| PkiError::Parse(e.to_string()))?;
     let subject = Subject::read(certificate.subject()).map_err(PkiError::Subject)?;
     Ok((subject, certificate.validity().not_after.timestamp()))

@@ -1,5 +1,5 @@
 //! The host's own answers to "who is this?" and "may they?": TokenReview and SubjectAccessReview. Whatever the host
-//! accepts and allows, the gateway does, and nothing else.
+//! accepts and allows is done, and nothing else.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -23,24 +23,24 @@ const AT_ONCE: usize = 64;
 
 /// A question to the host's authoriser.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Question {
+pub struct Question {
     /// `get`, `impersonate`, …
-    pub(crate) verb: String,
+    pub verb: String,
     /// The API group.
-    pub(crate) group: &'static str,
+    pub group: &'static str,
     /// The resource, such as `clusters`.
-    pub(crate) resource: String,
+    pub resource: String,
     /// The subresource, such as `proxy`.
-    pub(crate) subresource: String,
+    pub subresource: String,
     /// The namespace, empty for a cluster-scoped resource.
-    pub(crate) namespace: String,
+    pub namespace: String,
     /// The object's name.
-    pub(crate) name: String,
+    pub name: String,
 }
 
 /// Asks the host, remembering its answers for some seconds.
 #[derive(Clone)]
-pub(crate) struct Reviews {
+pub struct Reviews {
     inner: Arc<Inner>,
 }
 
@@ -53,14 +53,17 @@ struct Inner {
 
 impl Reviews {
     /// Reviews made by `host`, a client with the right to create both kinds.
-    pub(crate) fn new(host: Client) -> Self {
+    pub fn new(host: Client) -> Self {
         let identities = Recent::new(4096, BELIEVED);
         let decisions = Recent::new(16_384, BELIEVED);
         Self { inner: Arc::new(Inner { host, identities, decisions, slots: Semaphore::new(AT_ONCE) }) }
     }
 
-    /// Whom a bearer token belongs to: 401 if to nobody, 503 if the host cannot say.
-    pub(crate) async fn authenticate(&self, token: &str) -> Result<Identity, Status> {
+    /// Whom a bearer token belongs to.
+    ///
+    /// # Errors
+    /// 401 if to nobody, 503 if the host cannot say.
+    pub async fn authenticate(&self, token: &str) -> Result<Identity, Status> {
         // Only the digest is kept, so that a core dump of the cache gives no token away.
         let digest: [u8; 32] = Sha256::digest(token.as_bytes()).into();
         if let Some(identity) = self.inner.identities.get(&digest) {
@@ -86,8 +89,11 @@ impl Reviews {
         Ok(identity)
     }
 
-    /// Whether the host's authoriser lets `identity` do this; an error if it cannot say, which is not a yes.
-    pub(crate) async fn allows(&self, identity: &Identity, question: Question) -> Result<bool, Status> {
+    /// Whether the host's authoriser lets `identity` do this.
+    ///
+    /// # Errors
+    /// 503 if it cannot say, which is not a yes.
+    pub async fn allows(&self, identity: &Identity, question: Question) -> Result<bool, Status> {
         let key = (identity.name.clone(), identity.groups.clone(), question);
         if let Some(allowed) = self.inner.decisions.get(&key) {
             return Ok(allowed);
