@@ -28,6 +28,8 @@ pub(crate) enum Command {
     ControllerManager(ControllerManager),
     /// Run the gateway beside an existing host cluster: one address for every cluster
     Apiserver(Apiserver),
+    /// Run the tower beside an existing host cluster: agents dial it, and their clusters are reached through it
+    Tower(Tower),
     /// Run KubeFed's admission webhooks beside an existing host cluster
     Webhook(crate::webhook::Webhook),
     /// Prepare a cluster to be the host: its CRDs and default objects
@@ -169,6 +171,27 @@ pub(crate) struct Apiserver {
     /// The namespace of the federation's own objects
     #[arg(long, value_name = "NAMESPACE", default_value = "kube-federation-system")]
     pub(crate) kubefed_namespace: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Tower {
+    #[command(flatten)]
+    pub(crate) host: HostArgs,
+    /// Where to listen
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8443")]
+    pub(crate) listen: SocketAddr,
+    /// The address that agents dial [default: https://LISTEN]
+    #[arg(long, value_name = "URL")]
+    pub(crate) advertise: Option<String>,
+    /// The address under which the host's own components reach the tower [default: that of --advertise]
+    #[arg(long, value_name = "URL")]
+    pub(crate) internal: Option<String>,
+    /// Names and addresses for the serving certificate, beside those of --listen, --advertise and --internal
+    #[arg(long, visible_alias = "names", value_name = "NAME", value_delimiter = ',')]
+    pub(crate) tls_names: Vec<String>,
+    /// Where to serve /metrics, over HTTP; 0 is nowhere
+    #[arg(long, value_name = "ADDRESS", default_value = "0")]
+    pub(crate) metrics_listen: Bind,
 }
 
 #[derive(Debug, Args)]

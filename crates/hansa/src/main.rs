@@ -22,6 +22,7 @@ mod output;
 mod plan;
 mod processes;
 mod sandbox;
+mod tower;
 mod up;
 mod version;
 mod webhook;
@@ -69,6 +70,7 @@ async fn run(command: Command) -> Result<ExitCode> {
         Command::ControllerManager(args) => processes::controller_manager(args).await,
         Command::Apiserver(args) => processes::apiserver(args).await,
         Command::Webhook(args) => webhook::run(args).await,
+        Command::Tower(args) => tower::run(args).await,
         Command::Install { host } => install::install(&host.client()?).await,
         Command::Join(args) => membership::join(args).await,
         Command::Unjoin(args) => membership::unjoin(args).await,
@@ -92,7 +94,9 @@ async fn run(command: Command) -> Result<ExitCode> {
 /// Servers log what they do; other commands only what went wrong.
 fn log_filter(command: &Command) -> &'static str {
     match command {
-        Command::ControllerManager(_) | Command::Apiserver(_) | Command::Webhook(_) => "info",
+        Command::ControllerManager(_) | Command::Apiserver(_) | Command::Webhook(_) | Command::Tower(_) => {
+            "info"
+        }
         Command::Kubefedctl(args) => args.log(),
         _ => "warn",
     }
