@@ -109,3 +109,19 @@ pub fn tunnel_account(cluster: &str) -> String {
 pub fn tunnel_role(cluster: &str) -> String {
     format!("hansa:tunnel:{cluster}")
 }
+
+/// The namespace of the agent on a member.
+pub const AGENT_NAMESPACE: &str = "hansa-agent";
+/// The agent's Deployment and ServiceAccount.
+pub const AGENT: &str = "hansa-agent";
+/// The ClusterRoleBinding of the agent on a member, and its ClusterRole unless it was given another.
+pub const AGENT_ROLE: &str = "hansa:agent";
+/// The ClusterRoleBinding of [`ADMINS_GROUP`] that comes with the agent. It is not [`ADMINS_BINDING`], which somebody else may have made, and goes with
+/// the agent.
+pub const AGENT_ADMINS_BINDING: &str = "hansa:agent:admins";
+/// The Secret on a member with what the agent joins with.
+pub const AGENT_JOIN: &str = "agent-join";
+/// The Secret on a member in which the agent keeps the key and the certificate it is let in with.
+pub const AGENT_CREDENTIAL: &str = "agent-credential";
+/// On the agent's Pods: the digest of the token they join with.
+pub const ANNOTATION_JOIN_TOKEN: &str = "hansa.io/join-token";

@@ -32,6 +32,8 @@ pub(crate) enum Command {
     Tower(Tower),
     /// Run KubeFed's admission webhooks beside an existing host cluster
     Webhook(crate::webhook::Webhook),
+    /// Run the agent on a member that the host cannot reach: it dials out to the host's tower
+    Agent(Agent),
     /// Prepare a cluster to be the host: its CRDs and default objects
     Install {
         #[command(flatten)]
@@ -174,6 +176,7 @@ pub(crate) struct Apiserver {
 }
 
 #[derive(Debug, Args)]
+<<<<<<< HEAD
 pub(crate) struct Tower {
     #[command(flatten)]
     pub(crate) host: HostArgs,
@@ -191,6 +194,38 @@ pub(crate) struct Tower {
     pub(crate) tls_names: Vec<String>,
     /// Where to serve /metrics, over HTTP; 0 is nowhere
     #[arg(long, value_name = "ADDRESS", default_value = "0")]
+=======
+pub(crate) struct Agent {
+    /// The directory with what the manifest of `hansa join NAME --agent` gives: the files tower, cluster, ca.crt and token
+    #[arg(long, env = "HANSA_JOIN_DIR", value_name = "DIR", default_value = hansa_agent::join::JOIN_DIRECTORY)]
+    pub(crate) join_dir: PathBuf,
+    /// The address of the tower [default: the file tower in --join-dir]
+    #[arg(long, env = "HANSA_TOWER", value_name = "URL")]
+    pub(crate) tower: Option<String>,
+    /// The name of this cluster on the host [default: the file cluster in --join-dir]
+    #[arg(long, env = "HANSA_CLUSTER", value_name = "NAME")]
+    pub(crate) cluster: Option<String>,
+    /// The authority of the tower's certificate, PEM [default: the file ca.crt in --join-dir]
+    #[arg(long, env = "HANSA_CA_FILE", value_name = "FILE")]
+    pub(crate) ca_file: Option<PathBuf>,
+    /// The join token [default: the file token in --join-dir]
+    #[arg(long, env = "HANSA_TOKEN_FILE", value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// The kubeconfig that leads to this cluster [default: the ServiceAccount of the Pod]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// The context in --kubeconfig [default: the current context]
+    #[arg(long, requires = "kubeconfig", value_name = "NAME")]
+    pub(crate) context: Option<String>,
+    /// The namespace on this cluster in which the agent keeps its credential
+    #[arg(long, env = "HANSA_NAMESPACE", value_name = "NAME", default_value = "hansa-agent")]
+    pub(crate) namespace: String,
+    /// The Secret in which the agent keeps its credential
+    #[arg(long, env = "HANSA_CREDENTIAL_SECRET", value_name = "NAME", default_value = "agent-credential")]
+    pub(crate) credential_secret: String,
+    /// Where to serve /metrics, /healthz and /readyz, over HTTP; 0 is nowhere
+    #[arg(long, env = "HANSA_METRICS_LISTEN", value_name = "ADDRESS", default_value = "0")]
+>>>>>>> main
     pub(crate) metrics_listen: Bind,
 }
 

@@ -1,5 +1,6 @@
 //! `hansa`: the command line, and the composition of the parts into processes.
 
+mod agent;
 mod cli;
 mod config;
 mod data_dir;
@@ -43,7 +44,12 @@ fn main() -> ExitCode {
     let klog::Arguments { rest, verbosity } = klog::arguments(std::env::args_os());
     let cli = Cli::parse_from(kubefedctl::arguments(rest));
     let log = log::begin(verbosity.map_or(log_filter(&cli.command), klog::filter));
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let mut runtime = match cli.command {
+        // An agent is small: one thread is enough for it.
+        Command::Agent(_) => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    let runtime = match runtime.enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             log.finish(Some(&format!("error: cannot start: {error}")));
@@ -71,6 +77,7 @@ async fn run(command: Command) -> Result<ExitCode> {
         Command::Apiserver(args) => processes::apiserver(args).await,
         Command::Webhook(args) => webhook::run(args).await,
         Command::Tower(args) => tower::run(args).await,
+        Command::Agent(args) => agent::run(args).await,
         Command::Install { host } => install::install(&host.client()?).await,
         Command::Join(args) => membership::join(args).await,
         Command::Unjoin(args) => membership::unjoin(args).await,
@@ -94,7 +101,11 @@ async fn run(command: Command) -> Result<ExitCode> {
 /// Servers log what they do; other commands only what went wrong.
 fn log_filter(command: &Command) -> &'static str {
     match command {
-        Command::ControllerManager(_) | Command::Apiserver(_) | Command::Webhook(_) | Command::Tower(_) => {
+        Command::ControllerManager(_)
+        | Command::Apiserver(_)
+        | Command::Webhook(_)
+        | Command::Tower(_)
+        | Command::Agent(_) => {
             "info"
         }
         Command::Kubefedctl(args) => args.log(),

@@ -21,7 +21,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use crate::families::{ByAction, ByCluster, ByController, ByMember, ByName, ByResult, ByState, Families};
-pub use serve::{Bind, BindError, Ready, serve_health, serve_metrics};
+pub use serve::{Bind, BindError, Ready, serve_health, serve_metrics, serve_numbers};
 pub use tower::{Agents, Tower};
 
 /// The metrics of one process. Clones are handles to the same.

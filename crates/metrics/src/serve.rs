@@ -98,14 +98,30 @@ pub async fn serve_health(at: Bind, ready: Ready, stop: CancellationToken) {
 
 /// Serves `/metrics` until `stop`.
 pub async fn serve_metrics(at: Bind, metrics: Metrics, stop: CancellationToken) {
-    let answer = move |path: &str| {
-        (path == "/metrics")
-            .then(|| (StatusCode::OK, metrics.text(), "text/plain; version=0.0.4; charset=utf-8"))
+    let answer = move |path: &str| (path == "/metrics").then(|| (StatusCode::OK, metrics.text(), METRICS));
+    serve("metrics", at, answer, stop).await;
+}
+
+/// Serves `/metrics`, which is what `text` says, `/healthz` and `/livez`, and `/readyz`, which is whether `ready`, until `stop`: for a process
+/// whose few numbers are its own.
+pub async fn serve_numbers(
+    at: Bind,
+    text: impl Fn() -> String + Send + Sync + 'static,
+    ready: impl Fn() -> bool + Send + Sync + 'static,
+    stop: CancellationToken,
+) {
+    let answer = move |path: &str| match path {
+        "/metrics" => Some((StatusCode::OK, text(), METRICS)),
+        "/healthz" | "/livez" => Some((StatusCode::OK, "OK".to_owned(), PLAIN)),
+        "/readyz" if ready() => Some((StatusCode::OK, "OK".to_owned(), PLAIN)),
+        "/readyz" => Some((StatusCode::SERVICE_UNAVAILABLE, "not connected".to_owned(), PLAIN)),
+        _ => None,
     };
     serve("metrics", at, answer, stop).await;
 }
 
 const PLAIN: &str = "text/plain; charset=utf-8";
+const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
 type Answer = (StatusCode, String, &'static str);
 
 async fn serve(

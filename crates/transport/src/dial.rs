@@ -7,6 +7,7 @@ use std::time::Duration;
 use base64::Engine;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -16,7 +17,7 @@ use crate::error::Error;
 use crate::tls::{self, Tls};
 
 /// A byte stream in both directions.
-pub(crate) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
 /// A stream to an API server, and whether it speaks HTTP/2.
@@ -31,6 +32,39 @@ pub(crate) struct Route {
     pub(crate) endpoint: Endpoint,
     pub(crate) proxy: Option<Proxy>,
     pub(crate) server_name: Option<String>,
+}
+
+/// A byte stream to `endpoint`, through `proxy` if there is one, and without TLS to the endpoint: for other protocols than an API server's. A
+/// peer that acknowledges nothing for `silence` is taken for dead by the kernel.
+pub async fn reach(
+    endpoint: &Endpoint,
+    proxy: Option<&Proxy>,
+    silence: Duration,
+    timeout: Duration,
+) -> Result<Box<dyn Io>, Error> {
+    let shown = endpoint.to_string();
+    let connect = async {
+        match proxy {
+            None => {
+                let stream = tcp(&endpoint.host, endpoint.port, &shown).await?;
+                guard(&stream, silence);
+                Ok(Box::new(stream) as Box<dyn Io>)
+            }
+            Some(proxy) => through(proxy, endpoint, Some(silence)).await,
+        }
+    };
+    tokio::time::timeout(timeout, connect)
+        .await
+        .unwrap_or_else(|_| Err(Error::Timeout { endpoint: shown.clone(), after: timeout }))
+}
+
+/// Has the kernel notice a dead peer, where it can; whoever uses the stream has heartbeats of their own.
+fn guard(stream: &TcpStream, silence: Duration) {
+    let socket = SockRef::from(stream);
+    let keepalive = TcpKeepalive::new().with_time(silence / 2).with_interval(silence / 6);
+    let _ = socket.set_tcp_keepalive(&keepalive);
+    #[cfg(target_os = "linux")]
+    let _ = socket.set_tcp_user_timeout(Some(silence));
 }
 
 /// Dials within `timeout`. `config` decides which protocols are offered.
@@ -48,7 +82,7 @@ async fn connect(route: &Route, config: Option<&Arc<ClientConfig>>) -> Result<St
     let shown = route.endpoint.to_string();
     let io: Box<dyn Io> = match &route.proxy {
         None => Box::new(tcp(&route.endpoint.host, route.endpoint.port, &shown).await?),
-        Some(proxy) => through(proxy, &route.endpoint).await?,
+        Some(proxy) => through(proxy, &route.endpoint, None).await?,
     };
     let Some(config) = config.filter(|_| route.endpoint.tls) else {
         return Ok(Stream { io, http2: false });
@@ -83,9 +117,17 @@ async fn tcp(host: &str, port: u16, shown: &str) -> Result<TcpStream, Error> {
     Err(last)
 }
 
-async fn through(proxy: &Proxy, endpoint: &Endpoint) -> Result<Box<dyn Io>, Error> {
+async fn through(
+    proxy: &Proxy,
+    endpoint: &Endpoint,
+    silence: Option<Duration>,
+) -> Result<Box<dyn Io>, Error> {
     let shown = proxy.to_string();
-    let mut io: Box<dyn Io> = Box::new(tcp(&proxy.host, proxy.port, &shown).await?);
+    let stream = tcp(&proxy.host, proxy.port, &shown).await?;
+    if let Some(silence) = silence {
+        guard(&stream, silence);
+    }
+    let mut io: Box<dyn Io> = Box::new(stream);
     if proxy.kind == ProxyKind::Https {
         let setup =
             |reason: String| Error::Proxy { proxy: shown.clone(), endpoint: endpoint.to_string(), reason };

@@ -30,6 +30,7 @@ use tower::Service;
 
 pub use body::{Body, boxed, collect, empty};
 pub use credential::{Credential, Identity};
+pub use dial::{Io, reach};
 pub use endpoint::{Endpoint, EndpointError, Proxy, ProxyError};
 pub use error::{BoxError, Error, explain};
 pub use kubeconfig::{KubeconfigError, Target};
@@ -59,6 +60,8 @@ pub struct Limits {
     pub ping_interval: Duration,
     /// How long the answer to a test may take.
     pub ping_timeout: Duration,
+    /// How many bytes of one answer may wait for a reader that does not read, over HTTP/2.
+    pub stream_window: u32,
 }
 
 impl Default for Limits {
@@ -72,6 +75,7 @@ impl Default for Limits {
             rate: None,
             ping_interval: Duration::from_secs(20),
             ping_timeout: Duration::from_secs(10),
+            stream_window: 1 << 20,
         }
     }
 }

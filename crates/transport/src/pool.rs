@@ -23,10 +23,12 @@ use crate::{Connections, Limits};
 
 /// More streams than this on one connection share one TCP window too closely.
 const MAX_STREAMS: usize = 100;
-const STREAM_WINDOW: u32 = 1 << 20;
-/// Room for every stream's window, so that stalled streams cannot use up the connection's.
-const CONNECTION_WINDOW: u32 = STREAM_WINDOW * (MAX_STREAMS as u32 + 28);
-const IDLE_HTTP1: usize = 8;
+/// The connection's window has room for so many streams' windows, so that stalled streams cannot use it up.
+const WINDOWS: u32 = MAX_STREAMS as u32 + 28;
+/// RFC 9113 §6.9.1.
+const MAX_WINDOW: u32 = (1 << 31) - 1;
+/// As many as a burst of requests leaves behind; the next burst needs no handshakes.
+const IDLE_HTTP1: usize = 64;
 const IDLE_HTTP1_AGE: Duration = Duration::from_secs(45);
 
 pub(crate) struct Pool {
@@ -179,8 +181,8 @@ impl Pool {
         }
         let (sender, mut connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
+            .initial_stream_window_size(self.limits.stream_window.min(MAX_WINDOW))
+            .initial_connection_window_size(self.limits.stream_window.saturating_mul(WINDOWS).min(MAX_WINDOW))
             .initial_max_send_streams(0)
             .max_header_list_size(64 * 1024)
             .keep_alive_interval(self.limits.ping_interval)

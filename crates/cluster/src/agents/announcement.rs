@@ -63,7 +63,15 @@ pub async fn publish(host: &Client, said: &Announcement) -> Result<(), kube::Err
 
 /// Where the tower is now; `None` if none has announced itself.
 pub async fn read(host: &Client) -> Result<Option<Announcement>, kube::Error> {
-    Ok(maps(host).get_opt(names::TOWER).await?.as_ref().and_then(Announcement::of))
+    Ok(announced(host).await?.map(|(said, _)| said))
+}
+
+/// Where the tower is now, and the image that an administrator has named beside it for agents (key `agent-image`).
+pub(crate) async fn announced(host: &Client) -> Result<Option<(Announcement, Option<String>)>, kube::Error> {
+    let map = maps(host).get_opt(names::TOWER).await?;
+    let image = map.as_ref().and_then(|map| map.data.as_ref()?.get("agent-image"));
+    let image = image.map(|image| image.trim().to_owned()).filter(|image| !image.is_empty());
+    Ok(map.as_ref().and_then(Announcement::of).map(|said| (said, image)))
 }
 
 #[cfg(test)]

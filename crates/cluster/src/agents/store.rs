@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use hansa_api::cluster::{Cluster, ConnectionType};
+use hansa_api::cluster::Cluster;
 use hansa_api::names;
 use hansa_transport::explain;
 use jiff::Timestamp;
@@ -81,7 +81,7 @@ impl Closed {
 
 /// Whether agents of `cluster` are let in at all, as far as the object says.
 pub fn open(cluster: &Cluster) -> Result<(), Closed> {
-    if cluster.is_host() || cluster.spec.connection.r#type != Some(ConnectionType::Proxy) {
+    if cluster.is_host() || !cluster.is_proxied() {
         Err(Closed::Direct)
     } else if cluster.metadata.deletion_timestamp.is_some() {
         Err(Closed::Leaving)
