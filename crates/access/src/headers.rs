@@ -66,10 +66,15 @@ fn retain(headers: &mut HeaderMap, keep: impl Fn(&str) -> bool) {
 
 /// Makes a caller's headers those of a request on behalf of `identity`.
 pub fn towards_cluster(headers: &mut HeaderMap, identity: &Identity, upgrade: bool) {
+    stripped(headers, upgrade);
+    identity.impersonate(headers);
+}
+
+/// Takes from a caller's headers everything that says who asks, for a request under the identity of whoever carries it out.
+pub fn stripped(headers: &mut HeaderMap, upgrade: bool) {
     strip_hop(headers, upgrade);
     retain(headers, |name| !claims_identity(name));
     headers.remove(header::HOST);
-    identity.impersonate(headers);
 }
 
 /// Cleans a cluster's answer: a member speaks to the gateway, not to the caller's connection or cookie jar.

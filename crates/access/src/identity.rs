@@ -49,7 +49,8 @@ impl Identity {
 
     /// Whether every part can be said in a header; a user whose name cannot is refused rather than cut short.
     pub fn is_expressible(&self) -> bool {
-        let fits = |s: &String| HeaderValue::from_bytes(s.as_bytes()).is_ok();
+        // A space at either end may be trimmed on the way, which would make it another name.
+        let fits = |s: &String| HeaderValue::from_bytes(s.as_bytes()).is_ok() && s.trim() == s;
         !self.name.is_empty()
             && fits(&self.name)
             && fits(&self.uid)
@@ -95,5 +96,8 @@ mod tests {
             Identity { name: "a\r\nImpersonate-Group: system:masters".into(), ..Identity::default() };
         assert!(!identity.is_expressible());
         assert!(!Identity::default().is_expressible());
+        let group =
+            |name: &str| Identity { name: "a".into(), groups: vec![name.into()], ..Identity::default() };
+        assert!(group("dev").is_expressible() && !group(" system:masters").is_expressible());
     }
 }

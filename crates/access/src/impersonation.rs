@@ -17,11 +17,21 @@ pub fn requested(headers: &HeaderMap) -> Result<Option<(Identity, Vec<Question>)
     let mut wanted = Identity::default();
     let mut questions = Vec::new();
     for (name, value) in headers {
-        let Some(rest) = name.as_str().strip_prefix("impersonate-") else { continue };
+        let Some(rest) = name.as_str().strip_prefix("impersonate-") else {
+            // Taken for no wish here, and for one elsewhere: `_` is `-` to some servers.
+            if name.as_str().replace('_', "-").starts_with("impersonate") {
+                return Err(Status::bad_request(format!("the header {name} is not one of impersonation")));
+            }
+            continue;
+        };
         let value = value
             .to_str()
             .map_err(|_| Status::bad_request(format!("the header {name} is not text")))?
             .to_owned();
+        // HTTP/2 carries it as it is, and the next hop may trim it: nobody is to be somebody else there.
+        if value.trim() != value {
+            return Err(Status::bad_request(format!("the header {name} begins or ends with a space")));
+        }
         match rest {
             "user" if wanted.name.is_empty() => wanted.name = value,
             "group" => wanted.groups.push(value),
@@ -157,6 +167,15 @@ mod tests {
             400
         );
         assert_eq!(requested(&headers(&[("impersonate-other", "a")])).unwrap_err().code, 400);
+        for odd in
+            [("impersonate_group", "a"), ("impersonate", "a"), ("impersonate-group", " system:masters")]
+        {
+            assert_eq!(
+                requested(&headers(&[("impersonate-user", "a"), odd])).unwrap_err().code,
+                400,
+                "{odd:?}"
+            );
+        }
         assert_eq!(requested(&headers(&[("accept", "a")])).unwrap(), None);
     }
 }

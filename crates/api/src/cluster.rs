@@ -172,6 +172,11 @@ impl Cluster {
         self.metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(names::LABEL_HOST))
     }
 
+    /// Whether the cluster is reached through an agent that dials out from it.
+    pub fn is_proxied(&self) -> bool {
+        self.spec.connection.r#type == Some(ConnectionType::Proxy)
+    }
+
     /// The condition of the given type, if there is one.
     pub fn condition(&self, r#type: &str) -> Option<&ClusterCondition> {
         self.status.as_ref()?.conditions.iter().find(|condition| condition.r#type == r#type)

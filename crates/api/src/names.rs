@@ -84,3 +84,44 @@ pub fn token_secret(cluster: &str) -> String {
 pub fn kubeconfig_secret(cluster: &str) -> String {
     format!("{cluster}-kubeconfig")
 }
+
+/// The Secret on the host with the join record of a cluster that is connected by agent.
+pub fn agent_record(cluster: &str) -> String {
+    format!("{cluster}-agent")
+}
+
+/// The type of [`agent_record`].
+pub const AGENT_RECORD_TYPE: &str = "hansa.io/agent";
+
+/// The ConfigMap on the host that says where the tower is.
+pub const TOWER: &str = "hansa-tower";
+/// On the Lease of a tower replica: its id.
+pub const LABEL_TOWER_REPLICA: &str = "tower.kubesphere.io/replica";
+/// On the Lease of a tower replica: how many sessions it has with the agents of each cluster, as JSON.
+pub const ANNOTATION_TOWER_AGENTS: &str = "tower.kubesphere.io/agents";
+
+/// The ServiceAccount (and token Secret) on the host by which its own components reach a cluster through the tower.
+pub fn tunnel_account(cluster: &str) -> String {
+    format!("{cluster}-tunnel")
+}
+
+/// The ClusterRole and ClusterRoleBinding of [`tunnel_account`].
+pub fn tunnel_role(cluster: &str) -> String {
+    format!("hansa:tunnel:{cluster}")
+}
+
+/// The namespace of the agent on a member.
+pub const AGENT_NAMESPACE: &str = "hansa-agent";
+/// The agent's Deployment and ServiceAccount.
+pub const AGENT: &str = "hansa-agent";
+/// The ClusterRoleBinding of the agent on a member, and its ClusterRole unless it was given another.
+pub const AGENT_ROLE: &str = "hansa:agent";
+/// The ClusterRoleBinding of [`ADMINS_GROUP`] that comes with the agent. It is not [`ADMINS_BINDING`], which somebody else may have made, and goes with
+/// the agent.
+pub const AGENT_ADMINS_BINDING: &str = "hansa:agent:admins";
+/// The Secret on a member with what the agent joins with.
+pub const AGENT_JOIN: &str = "agent-join";
+/// The Secret on a member in which the agent keeps the key and the certificate it is let in with.
+pub const AGENT_CREDENTIAL: &str = "agent-credential";
+/// On the agent's Pods: the digest of the token they join with.
+pub const ANNOTATION_JOIN_TOKEN: &str = "hansa.io/join-token";

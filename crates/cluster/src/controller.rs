@@ -18,6 +18,7 @@ use kube::{Api, Client, ResourceExt};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::agents::{self, Tower};
 use crate::listed::Listed;
 use crate::reconcile::{self, Cause};
 use crate::{Connect, Registry, member};
@@ -55,6 +56,8 @@ pub(crate) struct Shared {
     pub(crate) host_uid: String,
     pub(crate) registry: Registry,
     pub(crate) options: ControllerOptions,
+    /// The tower, through which clusters are reached that are connected by agent.
+    pub(crate) tower: watch::Receiver<Arc<Tower>>,
     /// All Clusters, for questions of identity.
     pub(crate) clusters: std::sync::RwLock<BTreeMap<String, Arc<Cluster>>>,
 }
@@ -99,8 +102,9 @@ async fn control(host: Client, registry: Registry, options: ControllerOptions, s
         }
     }
     let api: Api<Cluster> = Api::all(host.clone());
+    let tower = agents::follow(host.clone(), stop.clone());
     let shared =
-        Arc::new(Shared { host, host_uid, registry, options, clusters: std::sync::RwLock::default() });
+        Arc::new(Shared { host, host_uid, registry, options, tower, clusters: std::sync::RwLock::default() });
     let mut events = watcher(api.clone(), watcher::Config::default()).default_backoff().boxed();
     let mut clusters: Listed<Arc<Cluster>> = Listed::default();
     let mut kept: BTreeMap<String, Kept> = BTreeMap::new();
@@ -244,11 +248,13 @@ async fn task(
     stop: CancellationToken,
 ) {
     let mut changes = shared.registry.changes();
+    let mut tower = shared.tower.clone();
     let mut memory = reconcile::Memory::default();
     let mut cause = Cause::Changed;
     loop {
         let cluster = told.borrow_and_update().clone();
         changes.mark_unchanged();
+        tower.mark_unchanged();
         let seen = reconcile::seen(&shared, &name);
         let work = reconcile::reconcile(&shared, &cluster, &mut memory, cause);
         let Some(after) = stop.run_until_cancelled(work).await else { return };
@@ -265,6 +271,14 @@ async fn task(
                     break Cause::Changed;
                 }
                 changed = changes.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    if reconcile::seen(&shared, &name) != seen {
+                        break Cause::Changed;
+                    }
+                }
+                changed = tower.changed() => {
                     if changed.is_err() {
                         return;
                     }

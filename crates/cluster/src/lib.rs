@@ -1,6 +1,8 @@
 //! The registry of members: `Cluster` and `KubeFedCluster` objects become live members with a client, health, version and identity, and one
 //! shared informer per (member, type).
 
+mod account;
+pub mod agents;
 mod conditions;
 pub mod controller;
 mod events;
@@ -21,6 +23,7 @@ mod registry;
 mod remote;
 pub mod statuses;
 mod tokens;
+mod tunnelled;
 
 pub use controller::ControllerOptions;
 pub use informer::{

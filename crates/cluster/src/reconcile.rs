@@ -3,7 +3,7 @@
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use hansa_api::cluster::{Cluster, ClusterStatus, ConnectionType, condition};
+use hansa_api::cluster::{Cluster, ClusterStatus, condition};
 use hansa_api::names;
 use hansa_api::time::{ByteString, Time};
 use hansa_transport::{Target, certificate_expiry};
@@ -13,12 +13,14 @@ use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use crate::agents::Announcement;
 use crate::conditions::{self, Said};
 use crate::controller::Shared;
 use crate::events::{self, Severity};
 use crate::identity::{self, Known};
 use crate::register;
 use crate::remote::{self, Problem, Remote};
+use crate::tunnelled::{self, Agent, Kind};
 
 /// Why a Cluster is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,37 +45,94 @@ pub(crate) struct Memory {
     ailing: Option<Instant>,
     /// How often it has been joined again since it was last ready.
     healed: u32,
+    /// The agent of a cluster that has one.
+    pub(crate) agent: Agent,
 }
 
-const FIRST_RETRY: Duration = Duration::from_secs(5);
+impl Memory {
+    /// What failed before is tried again at once: there is a reason to think that it works now.
+    pub(crate) fn forget_failures(&mut self) {
+        self.failed = None;
+        self.failures = 0;
+    }
+}
+
+/// How the control plane comes to be let in by a cluster.
+pub(crate) enum Way {
+    /// By a ServiceAccount that is made there with a kubeconfig; the marker changes with that.
+    Kubeconfig { marker: String },
+    /// Through the tower, with a token of the host.
+    Tunnel { token: String },
+}
+
+impl Way {
+    fn marker(&self) -> &str {
+        match self {
+            Self::Kubeconfig { marker } => marker,
+            Self::Tunnel { .. } => tunnelled::MARKER,
+        }
+    }
+
+    /// The token that the member is reached with from now on.
+    async fn join(&self, remote: &Remote, name: &str) -> Result<String, Problem> {
+        match self {
+            Self::Kubeconfig { .. } => remote.join(name).await,
+            Self::Tunnel { token } => Ok(token.clone()),
+        }
+    }
+}
+
+pub(crate) const FIRST_RETRY: Duration = Duration::from_secs(5);
 const LAST_RETRY: Duration = Duration::from_secs(120);
 /// What nobody but the user can mend is looked at again this often.
-const SETTLED_RETRY: Duration = Duration::from_secs(300);
+pub(crate) const SETTLED_RETRY: Duration = Duration::from_secs(300);
 /// A registered member that is not ready for so long is looked at by its kubeconfig, and joined again if it is there.
 const HEAL_AFTER: Duration = Duration::from_secs(20);
 /// How long the clean-up of a member may take when its Cluster is deleted.
-const LEAVE: Duration = Duration::from_secs(10);
+pub(crate) const LEAVE: Duration = Duration::from_secs(10);
 const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// What of the registry bears on a Cluster; a change of it is a reason to look.
-pub(crate) fn seen(shared: &Shared, name: &str) -> Option<(bool, Option<String>, String, String)> {
-    let member = shared.registry.member(name)?;
-    Some((member.ready, member.problem.clone(), member.uid.clone(), member.version.clone()))
+/// What bears on a Cluster beside itself; a change of it is a reason to look.
+#[derive(PartialEq)]
+pub(crate) struct Seen {
+    member: Option<(bool, Option<String>, String, String)>,
+    agent: Option<bool>,
+    announced: Option<Option<Announcement>>,
+}
+
+pub(crate) fn seen(shared: &Shared, name: &str) -> Seen {
+    let tower = shared.tower.borrow().clone();
+    Seen {
+        member: shared
+            .registry
+            .member(name)
+            .map(|member| (member.ready, member.problem.clone(), member.uid.clone(), member.version.clone())),
+        agent: tower.agents.as_ref().map(|agents| agents.contains_key(name)),
+        announced: tower.announced.clone(),
+    }
 }
 
 /// What a look found; the status is made of it.
 #[derive(Default)]
-struct Findings {
-    conditions: Vec<Said>,
+pub(crate) struct Findings {
+    pub(crate) conditions: Vec<Said>,
     uid: Option<String>,
     version: Option<String>,
     nodes: Option<i32>,
-    endpoint: Option<String>,
+    pub(crate) endpoint: Option<String>,
 }
 
 impl Findings {
-    fn problem(&mut self, problem: &Problem) {
+    pub(crate) fn problem(&mut self, problem: &Problem) {
         self.conditions.push(Said::new(condition::READY, false, problem.reason, &problem.message));
+    }
+
+    /// Says that there is what one begins with, unless that has been said in other words.
+    fn identified(&mut self) {
+        if self.conditions.iter().all(|said| said.r#type != condition::INITIALIZED) {
+            let message = "the cluster has been identified";
+            self.conditions.push(Said::new(condition::INITIALIZED, true, "Initialized", message));
+        }
     }
 }
 
@@ -190,17 +249,31 @@ async fn keep(
     if ensure_finalizer(shared, cluster).await? {
         return Ok(FIRST_RETRY);
     }
-    if cluster.spec.connection.r#type == Some(ConnectionType::Proxy) {
-        // The tower looks after clusters that are connected by agent.
-        return Ok(shared.options.resync);
-    }
     if stow_kubeconfig(shared, cluster).await? {
         // The write brings another look.
         return Ok(FIRST_RETRY);
     }
     let mut findings = Findings::default();
+    let after = if cluster.is_proxied() {
+        tunnelled::keep(shared, cluster, memory, cause, &mut findings).await?
+    } else {
+        direct(shared, cluster, memory, cause, &mut findings).await?
+    };
+    tell_problem(shared, cluster, memory, &findings);
+    write(shared, cluster, findings).await?;
+    Ok(after)
+}
+
+/// A Cluster that is reached by its kubeconfig.
+async fn direct(
+    shared: &Shared,
+    cluster: &Arc<Cluster>,
+    memory: &mut Memory,
+    cause: Cause,
+    findings: &mut Findings,
+) -> Result<Duration, kube::Error> {
     let name = cluster.name_any();
-    let after = match kubeconfig(shared, &name).await? {
+    match kubeconfig(shared, &name).await? {
         None => {
             let problem = Problem::new(
                 "NoKubeconfig",
@@ -209,32 +282,39 @@ async fn keep(
                 ),
             );
             findings.problem(&problem);
-            SETTLED_RETRY
+            Ok(SETTLED_RETRY)
         }
         Some((text, marker)) => match Target::from_kubeconfig(&text, None) {
             Err(error) => {
                 findings.problem(&Problem::new("InvalidKubeconfig", error.to_string()));
-                SETTLED_RETRY
+                Ok(SETTLED_RETRY)
             }
-            Ok(target) => connected(shared, cluster, memory, cause, target, &marker, &mut findings).await?,
+            Ok(target) => {
+                let way = Way::Kubeconfig { marker };
+                let after = connected(shared, cluster, memory, cause, target, way, findings).await?;
+                let member = shared.registry.member(&name).filter(|member| member.ready);
+                if let Some(member) = member.filter(|_| memory.agent.tidied != Some(Kind::Direct))
+                    && tunnelled::retire(shared, cluster, member.client.as_ref()).await?
+                {
+                    memory.agent.tidied = Some(Kind::Direct);
+                }
+                Ok(after)
+            }
         },
-    };
-    tell_problem(shared, cluster, memory, &findings);
-    write(shared, cluster, findings).await?;
-    Ok(after)
+    }
 }
 
 /// A Cluster of which it is known how to reach it.
-async fn connected(
+pub(crate) async fn connected(
     shared: &Shared,
     cluster: &Arc<Cluster>,
     memory: &mut Memory,
     cause: Cause,
     target: Target,
-    marker: &str,
+    way: Way,
     findings: &mut Findings,
 ) -> Result<Duration, kube::Error> {
-    let name = cluster.name_any();
+    let (name, marker) = (cluster.name_any(), way.marker());
     findings.endpoint = Some(target.endpoint.to_string());
     findings.conditions.extend(expiry(&target, SystemTime::now()));
     let recorded = cluster.status.as_ref().map(|status| status.uid.clone()).unwrap_or_default();
@@ -263,7 +343,7 @@ async fn connected(
         }
         let began = Instant::now();
         match reach(shared, cluster, &target, &recorded, findings).await {
-            Ok(remote) if wanted => match remote.join(&name).await {
+            Ok(remote) if wanted => match way.join(&remote, &name).await {
                 Ok(token) => {
                     register::write(&shared.host, cluster, &recorded, &target, &token, marker).await?;
                     shared.options.metrics.joined(began.elapsed());
@@ -283,8 +363,8 @@ async fn connected(
                     register::remove(&shared.host, &name).await?;
                 }
                 findings.nodes = remote::count_nodes(remote.client).await;
+                findings.identified();
                 findings.conditions.extend([
-                    Said::new(condition::INITIALIZED, true, "Initialized", "the cluster has been identified"),
                     Said::new(
                         condition::FEDERATED,
                         false,
@@ -293,30 +373,27 @@ async fn connected(
                     ),
                     Said::new(condition::READY, true, "Ready", "the cluster answers"),
                 ]);
-                memory.failed = None;
-                memory.failures = 0;
+                memory.forget_failures();
                 return Ok(shared.options.resync);
             }
             Err(problem) => return Ok(failed(memory, marker, problem, findings)),
         }
-        memory.failed = None;
-        memory.failures = 0;
+        memory.forget_failures();
         memory.healed += u32::from(ailing);
         memory.ailing = None;
     } else if let Some(registered) = &registered {
         // Labels are what placements select by, so those of the registration follow those of the Cluster.
         register::sync(&shared.host, cluster, &recorded, &target, registered).await?;
     }
-    findings.conditions.extend([
-        Said::new(condition::INITIALIZED, true, "Initialized", "the cluster has been identified"),
-        Said::new(condition::FEDERATED, true, "Joined", "the cluster is registered for propagation"),
-    ]);
+    findings.identified();
+    let joined = "the cluster is registered for propagation";
+    findings.conditions.push(Said::new(condition::FEDERATED, true, "Joined", joined));
     let member = shared.registry.member(&name);
     Ok(readiness(shared, member.as_deref(), &recorded, memory, findings).await)
 }
 
 /// Whether the registered member is ready, and what it says of itself.
-async fn readiness(
+pub(crate) async fn readiness(
     shared: &Shared,
     member: Option<&crate::Member>,
     recorded: &str,
@@ -429,7 +506,8 @@ fn retry(failures: u32, problem: &Problem) -> Duration {
 /// A failing condition is told as an event once.
 fn tell_problem(shared: &Shared, cluster: &Cluster, memory: &mut Memory, findings: &Findings) {
     let failing = findings.conditions.iter().find(|said| said.r#type == condition::READY && !said.status);
-    let failing = failing.filter(|said| !matches!(said.reason.as_str(), "Connecting" | "Joining"));
+    let failing =
+        failing.filter(|said| !matches!(said.reason.as_str(), "Connecting" | "Joining" | "AgentAwaited"));
     let reason = failing.map(|said| said.reason.clone());
     if let Some(said) = failing.filter(|_| reason != memory.told) {
         events::emit(&shared.host, cluster, Severity::Warning, &said.reason, &said.message);
@@ -489,7 +567,7 @@ async fn stow_kubeconfig(shared: &Shared, cluster: &Cluster) -> Result<bool, kub
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 /// The stowed kubeconfig, and a marker that changes with it.
-async fn kubeconfig(shared: &Shared, name: &str) -> Result<Option<(String, String)>, kube::Error> {
+pub(crate) async fn kubeconfig(shared: &Shared, name: &str) -> Result<Option<(String, String)>, kube::Error> {
     let secrets: Api<Secret> = Api::namespaced(shared.host.clone(), names::SYSTEM_NAMESPACE);
     let Some(secret) = secrets.get_opt(&names::kubeconfig_secret(name)).await? else { return Ok(None) };
     let marker =
@@ -550,6 +628,9 @@ async fn delete(shared: &Shared, cluster: &Cluster) -> Result<Duration, kube::Er
         tracing::warn!(cluster = %name, "{message}");
         events::emit(&shared.host, cluster, Severity::Warning, "LeftBehind", &message);
     }
+    if !tunnelled::leave(shared, cluster).await? {
+        return Ok(FIRST_RETRY);
+    }
     let secrets: Api<Secret> = Api::namespaced(shared.host.clone(), names::SYSTEM_NAMESPACE);
     register::delete(&secrets, &names::kubeconfig_secret(&name)).await?;
     finalize(shared, cluster).await?;
@@ -571,7 +652,7 @@ async fn leave(shared: &Shared, cluster: &Cluster, kubeconfig: &str) -> Result<(
             let conflict = identity::Conflict::Changed { recorded: recorded.to_owned(), found };
             return Err(Problem::new(conflict.reason(), conflict.to_string()));
         }
-        remote.leave(&cluster.name_any()).await
+        remote::leave(&remote.client, &cluster.name_any()).await
     };
     let late = || Err(Problem::new("Unreachable", format!("no end of the clean-up within {LEAVE:?}")));
     let began = Instant::now();

@@ -5,22 +5,20 @@ use std::time::Duration;
 
 use hansa_api::names;
 use hansa_transport::{Target, Transport, explain};
-use k8s_openapi::api::core::v1::{Namespace, Node, Secret, ServiceAccount};
-use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
+use k8s_openapi::api::core::v1::{Namespace, Node};
+use k8s_openapi::api::rbac::v1::ClusterRoleBinding;
 use kube::api::{DeleteParams, ListParams, PartialObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use tokio::time::Instant;
 
 use crate::Connect;
+use crate::account::{self, Account};
 use crate::member;
 
 /// How long each step on a member may take.
 const STEP: Duration = Duration::from_secs(10);
-/// How long the member may take to issue the token.
-const TOKEN: Duration = Duration::from_secs(30);
 
 /// What went wrong on the way to a member or on it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -50,7 +48,7 @@ impl Problem {
 }
 
 /// Runs one step on a member within bounded time.
-async fn step<T>(
+pub(crate) async fn step<T>(
     doing: &str,
     work: impl Future<Output = Result<T, kube::Error>> + Send,
 ) -> Result<T, Problem> {
@@ -87,60 +85,26 @@ impl Remote {
 
     /// Makes everything that is needed and is not there, and returns the token.
     pub(crate) async fn join(&self, cluster: &str) -> Result<String, Problem> {
-        let account = names::service_account(cluster);
-        let role = names::cluster_role(cluster);
-        let namespace = names::SYSTEM_NAMESPACE;
-        let client = &self.client;
-        let meta =
-            |name: &str| json!({ "name": name, "labels": { names::LABEL_KUBESPHERE_MANAGED: "true" } });
         let doing = "joining needs the rights of cluster-admin on the cluster";
+        let namespace = names::SYSTEM_NAMESPACE;
         apply::<Namespace>(
-            &Api::all(client.clone()),
+            &Api::all(self.client.clone()),
             doing,
             namespace,
             json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": namespace } }),
         )
         .await?;
-        apply::<ServiceAccount>(
-            &Api::namespaced(client.clone(), namespace),
-            doing,
-            &account,
-            json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": meta(&account), "automountServiceAccountToken": false }),
-        )
-        .await?;
-        apply::<ClusterRole>(
-            &Api::all(client.clone()),
-            doing,
-            &role,
-            json!({
-                "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": meta(&role),
-                "rules": [
-                    { "apiGroups": ["*"], "resources": ["*"], "verbs": ["*"] },
-                    { "nonResourceURLs": ["*"], "verbs": ["*"] },
-                ],
-            }),
-        )
-        .await?;
-        apply::<ClusterRoleBinding>(
-            &Api::all(client.clone()),
-            doing,
-            &role,
-            json!({
-                "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": meta(&role),
-                "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role },
-                "subjects": [{ "kind": "ServiceAccount", "name": account, "namespace": namespace }],
-            }),
-        )
-        .await?;
+        let account = Account {
+            name: names::service_account(cluster),
+            role: names::cluster_role(cluster),
+            rules: json!([
+                { "apiGroups": ["*"], "resources": ["*"], "verbs": ["*"] },
+                { "nonResourceURLs": ["*"], "verbs": ["*"] },
+            ]),
+        };
+        account.make(&self.client, doing).await?;
         self.bind_administrators().await?;
-        let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
-        let mut metadata = meta(&account);
-        metadata["annotations"] = json!({ "kubernetes.io/service-account.name": account });
-        let secret = json!({
-            "apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": "kubernetes.io/service-account-token",
-        });
-        apply::<Secret>(&secrets, doing, &account, secret).await?;
-        self.token(&secrets, &account).await
+        account.token(&self.client, doing).await
     }
 
     /// The binding of [`names::ADMINS_GROUP`]. One that is there already, made by whomever, stays as it is and is not ours to remove.
@@ -161,53 +125,19 @@ impl Remote {
             },
         }
     }
+}
 
-    /// Waits for the member's token controller.
-    async fn token(&self, secrets: &Api<Secret>, name: &str) -> Result<String, Problem> {
-        let deadline = Instant::now() + TOKEN;
-        let mut pause = Duration::from_millis(10);
-        loop {
-            let secret =
-                step("the token of the ServiceAccount cannot be read", secrets.get_opt(name)).await?;
-            let token = secret.and_then(|secret| secret.data).and_then(|mut data| data.remove("token"));
-            if let Some(token) =
-                token.and_then(|token| String::from_utf8(token.0).ok()).filter(|token| !token.is_empty())
-            {
-                return Ok(token);
-            }
-            if Instant::now() >= deadline {
-                return Err(Problem::new(
-                    "TokenNotIssued",
-                    format!(
-                        "the cluster issued no token for ServiceAccount {}/{name} within {TOKEN:?}; check that its kube-controller-manager runs",
-                        names::SYSTEM_NAMESPACE
-                    ),
-                ));
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(Duration::from_secs(1));
-        }
+/// Removes what [`Remote::join`] made, but for the namespace, in which there may be things of others. Workloads are left alone.
+pub(crate) async fn leave(client: &Client, cluster: &str) -> Result<(), Problem> {
+    account::remove(client, &names::service_account(cluster), &names::cluster_role(cluster)).await?;
+    let bindings: Api<ClusterRoleBinding> = Api::all(client.clone());
+    let ours = step("clean-up", bindings.get_opt(names::ADMINS_BINDING)).await?.is_some_and(|binding| {
+        binding.metadata.labels.is_some_and(|labels| labels.contains_key(names::LABEL_KUBESPHERE_MANAGED))
+    });
+    if ours {
+        delete::<ClusterRoleBinding>(&bindings, names::ADMINS_BINDING).await?;
     }
-
-    /// Removes what [`Remote::join`] made, but for the namespace, in which there may be things of others. Workloads are left alone.
-    pub(crate) async fn leave(&self, cluster: &str) -> Result<(), Problem> {
-        let account = names::service_account(cluster);
-        let role = names::cluster_role(cluster);
-        let client = &self.client;
-        let namespace = names::SYSTEM_NAMESPACE;
-        delete::<ClusterRoleBinding>(&Api::all(client.clone()), &role).await?;
-        delete::<ClusterRole>(&Api::all(client.clone()), &role).await?;
-        delete::<Secret>(&Api::namespaced(client.clone(), namespace), &account).await?;
-        delete::<ServiceAccount>(&Api::namespaced(client.clone(), namespace), &account).await?;
-        let bindings: Api<ClusterRoleBinding> = Api::all(client.clone());
-        let ours = step("clean-up", bindings.get_opt(names::ADMINS_BINDING)).await?.is_some_and(|binding| {
-            binding.metadata.labels.is_some_and(|labels| labels.contains_key(names::LABEL_KUBESPHERE_MANAGED))
-        });
-        if ours {
-            delete::<ClusterRoleBinding>(&bindings, names::ADMINS_BINDING).await?;
-        }
-        Ok(())
-    }
+    Ok(())
 }
 
 /// Server-side apply, which changes nothing where nothing is to be changed.

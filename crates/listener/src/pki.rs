@@ -22,7 +22,7 @@ use rustls::{
 };
 use serde::{Deserialize, Serialize};
 
-pub use x509::{Request, Subject, read_certificate};
+pub use x509::{Request, Subject, public_key, read_certificate};
 
 /// How far certificates reach back, for clocks that run behind.
 const BACKDATE: SignedDuration = SignedDuration::from_mins(5);
@@ -456,6 +456,35 @@ mod tests {
         let der = CertificateDer::from_pem_slice(issued.as_bytes()).unwrap();
         let (subject, _) = read_certificate(&der).unwrap();
         assert_eq!(subject, Subject { name: "alice".into(), groups: vec!["dev".into()] });
+    }
+
+    #[test]
+    fn a_request_is_only_for_a_subject_if_it_says_nothing_else() {
+        let subject = Subject { name: "a".into(), groups: vec!["g".into()] };
+        let made = |edit: fn(&mut CertificateParams)| {
+            let mut parameters = CertificateParams::new(Vec::new()).unwrap();
+            parameters.distinguished_name.push(DnType::CommonName, "a");
+            parameters.distinguished_name.push(DnType::OrganizationName, "g");
+            edit(&mut parameters);
+            let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+            let request = parameters.serialize_request(&key).unwrap().pem().unwrap();
+            let request = Request::parse(request.as_bytes()).unwrap();
+            assert_eq!(request.public_key(), rcgen::PublicKeyData::subject_public_key_info(&key));
+            request
+        };
+        assert!(made(|_| ()).is_only_for(&subject));
+        for edit in [
+            |p: &mut CertificateParams| p.distinguished_name.push(DnType::CommonName, "b"),
+            |p: &mut CertificateParams| p.distinguished_name.push(DnType::OrganizationName, "h"),
+            |p: &mut CertificateParams| p.distinguished_name.push(DnType::OrganizationalUnitName, "u"),
+            |p: &mut CertificateParams| {
+                p.subject_alt_names.push(SanType::DnsName("a.example".try_into().unwrap()));
+            },
+            |p: &mut CertificateParams| p.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth),
+            |p: &mut CertificateParams| p.is_ca = IsCa::ExplicitNoCa,
+        ] {
+            assert!(!made(edit).is_only_for(&subject));
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::{
     convert::Infallible,
     net::SocketAddr,
     pin::{Pin, pin},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
     time::Duration,
 };
@@ -55,6 +55,18 @@ pub struct Limits {
     pub ping: (Duration, Duration),
     /// How long requests under way may take to end once the listener stops.
     pub drain: Duration,
+    /// What is borne of those who have not shown who they are; `None` for a listener that serves anybody.
+    pub strangers: Option<Strangers>,
+}
+
+/// The bounds for connections whose other end is not known yet: they are known once they show a client certificate, or once
+/// the handler calls [`Peer::known`].
+#[derive(Clone, Copy, Debug)]
+pub struct Strangers {
+    /// How many at once; one more is closed unheard, so that those who stall keep nobody waiting.
+    pub at_once: usize,
+    /// How long one may stay unknown, counted from the end of its handshake.
+    pub time: Duration,
 }
 
 impl Default for Limits {
@@ -66,6 +78,7 @@ impl Default for Limits {
             streams: 512,
             ping: (Duration::from_secs(30), Duration::from_secs(20)),
             drain: Duration::from_secs(5),
+            strangers: None,
         }
     }
 }
@@ -80,6 +93,43 @@ pub struct Peer {
     pub address: SocketAddr,
     /// The client certificate, verified against the listener's authority.
     pub certificate: Option<Arc<CertificateDer<'static>>>,
+    stranger: Stranger,
+}
+
+impl Peer {
+    /// Says that the other end has shown who it is, so that its connection may stay ([`Limits::strangers`]).
+    pub fn known(&self) {
+        self.stranger.known();
+    }
+}
+
+/// The place of a connection among those that are not known yet.
+#[derive(Clone, Debug)]
+struct Stranger(Arc<(Mutex<Option<OwnedSemaphorePermit>>, CancellationToken)>);
+
+impl Stranger {
+    fn new(place: Option<OwnedSemaphorePermit>) -> Self {
+        Self(Arc::new((Mutex::new(place), CancellationToken::new())))
+    }
+
+    fn known(&self) {
+        if !self.0.1.is_cancelled() {
+            self.0.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+            self.0.1.cancel();
+        }
+    }
+
+    /// Resolves when the connection has been unknown for too long.
+    async fn overdue(&self, strangers: Option<Strangers>) {
+        match strangers {
+            Some(strangers) => {
+                if timeout(strangers.time, self.0.1.cancelled()).await.is_ok() {
+                    std::future::pending().await
+                }
+            }
+            None => std::future::pending().await,
+        }
+    }
 }
 
 /// The TLS side of a listener: TLS 1.2 or newer, client certificates of `authority` optional.
@@ -139,11 +189,20 @@ pub async fn serve<H, F>(
 {
     let acceptor = TlsAcceptor::from(tls);
     let slots = Arc::new(Semaphore::new(limits.connections));
+    let strangers = limits.strangers.map(|strangers| Arc::new(Semaphore::new(strangers.at_once)));
     let connections = TaskTracker::new();
     while let Some((stream, address, slot)) = accept(&listener, &slots, &shutdown).await {
+        let place = match strangers.clone().map(Semaphore::try_acquire_owned) {
+            Some(Err(_)) => {
+                tracing::debug!(%address, "closed unheard: too many connections are of strangers");
+                continue;
+            }
+            place => place.and_then(Result::ok),
+        };
+        let stranger = Stranger::new(place);
         let (acceptor, handler, shutdown) = (acceptor.clone(), handler.clone(), shutdown.clone());
         connections.spawn(async move {
-            connection(stream, address, acceptor, limits, shutdown, handler).await;
+            connection(stream, address, stranger, acceptor, limits, shutdown, handler).await;
             drop(slot);
         });
     }
@@ -177,6 +236,7 @@ async fn accept(
 async fn connection<H, F>(
     stream: TcpStream,
     address: SocketAddr,
+    stranger: Stranger,
     acceptor: TlsAcceptor,
     limits: Limits,
     shutdown: CancellationToken,
@@ -194,7 +254,11 @@ async fn connection<H, F>(
         None => return,
     };
     let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-    let peer = Peer { address, certificate: certificate.map(|der| Arc::new(der.clone().into_owned())) };
+    let certificate = certificate.map(|der| Arc::new(der.clone().into_owned()));
+    if certificate.is_some() {
+        stranger.known();
+    }
+    let peer = Peer { address, certificate, stranger: stranger.clone() };
 
     let mut builder = Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.head);
@@ -224,6 +288,9 @@ async fn connection<H, F>(
     let mut connection = pin!(served.into_owned());
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
+        () = stranger.overdue(limits.strangers) => {
+            return tracing::debug!(%address, "closed: it has not shown in time who it is");
+        }
         () = shutdown.cancelled() => {
             connection.as_mut().graceful_shutdown();
             match timeout(limits.drain, connection).await {

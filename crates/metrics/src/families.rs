@@ -20,6 +20,8 @@ const RECONCILES: [f64; 40] = [
     1.5, 1.75, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 15.0, 20.0, 25.0, 30.0, 40.0,
     50.0, 60.0,
 ];
+/// What passes a tunnel takes a millisecond where nothing is far away.
+const DIALS: [f64; 11] = [0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0];
 /// There is one histogram a member, so it has few buckets.
 const REQUESTS: [f64; 8] = [0.005, 0.02, 0.1, 0.5, 1.0, 3.0, 10.0, 30.0];
 
@@ -62,6 +64,17 @@ pub(crate) struct ByName {
     pub(crate) name: String,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub(crate) struct ByDirection {
+    pub(crate) cluster: String,
+    pub(crate) direction: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub(crate) struct ByReason {
+    pub(crate) reason: &'static str,
+}
+
 pub(crate) struct Families {
     pub(crate) clusters: Family<ByCluster, Gauge>,
     pub(crate) joined: Gauge,
@@ -84,6 +97,14 @@ pub(crate) struct Families {
     pub(crate) requests: Histograms<ByMember>,
     pub(crate) placements: Family<ByController, Gauge>,
     pub(crate) leader: Gauge,
+    pub(crate) agents: Family<ByMember, Gauge>,
+    pub(crate) streams: Family<ByMember, Gauge>,
+    pub(crate) bytes: Family<ByDirection, Counter>,
+    pub(crate) silence: Family<ByMember, Gauge<f64, AtomicU64>>,
+    pub(crate) handshakes: Histogram,
+    pub(crate) waits: Histogram,
+    pub(crate) dials: Histogram,
+    pub(crate) rejections: Family<ByReason, Counter>,
 }
 
 fn durations() -> Histogram {
@@ -196,6 +217,49 @@ impl Families {
                 Family::default(),
             ),
             leader: one(r, "hansa_leader", "Whether this process leads", Gauge::default()),
+            agents: one(r, "hansa_tower_agents", "Connected agents of a cluster", Family::default()),
+            streams: one(
+                r,
+                "hansa_tower_streams",
+                "Requests under way through a cluster's agents",
+                Family::default(),
+            ),
+            bytes: one(
+                r,
+                "hansa_tower_bytes",
+                "Bytes that passed between tower and agents, as seen from the tower",
+                Family::default(),
+            ),
+            silence: one(
+                r,
+                "hansa_tower_heartbeat_age_seconds",
+                "How long ago the most silent of a cluster's agents was heard",
+                Family::default(),
+            ),
+            handshakes: one(
+                r,
+                "hansa_tower_handshake_duration_seconds",
+                "Time from an agent's request to connect until its tunnel stands",
+                Histogram::new(REQUESTS),
+            ),
+            waits: one(
+                r,
+                "hansa_tower_wait_duration_seconds",
+                "Time a request waited for an agent to connect",
+                Histogram::new(REQUESTS),
+            ),
+            dials: one(
+                r,
+                "hansa_tower_dial_duration_seconds",
+                "Time from sending a request down a tunnel until its answer begins",
+                Histogram::new(DIALS),
+            ),
+            rejections: one(
+                r,
+                "hansa_tower_rejections",
+                "What the tower refused, by reason",
+                Family::default(),
+            ),
         }
     }
 }

@@ -9,6 +9,7 @@ mod exposition;
 mod families;
 mod process;
 mod serve;
+mod tower;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,6 +22,7 @@ use prometheus_client::registry::Registry;
 
 use crate::families::{ByAction, ByCluster, ByController, ByMember, ByName, ByResult, ByState, Families};
 pub use serve::{Bind, BindError, Ready, serve_health, serve_metrics, serve_numbers};
+pub use tower::{Agents, Tower};
 
 /// The metrics of one process. Clones are handles to the same.
 #[derive(Clone)]

@@ -27,7 +27,8 @@ const MAX_STREAMS: usize = 100;
 const WINDOWS: u32 = MAX_STREAMS as u32 + 28;
 /// RFC 9113 §6.9.1.
 const MAX_WINDOW: u32 = (1 << 31) - 1;
-const IDLE_HTTP1: usize = 8;
+/// As many as a burst of requests leaves behind; the next burst needs no handshakes.
+const IDLE_HTTP1: usize = 64;
 const IDLE_HTTP1_AGE: Duration = Duration::from_secs(45);
 
 pub(crate) struct Pool {

@@ -73,11 +73,23 @@ pub fn read_certificate(der: &[u8]) -> Result<(Subject, i64), PkiError> {
     Ok((subject, certificate.validity().not_after.timestamp()))
 }
 
+/// The key that a certificate certifies (SubjectPublicKeyInfo, DER).
+///
+/// # Errors
+/// When it is no certificate.
+pub fn public_key(der: &[u8]) -> Result<Vec<u8>, PkiError> {
+    let (_, certificate) = X509Certificate::from_der(der).map_err(|e| PkiError::Parse(e.to_string()))?;
+    Ok(certificate.public_key().raw.to_vec())
+}
+
 /// A certificate request whose signature proves that its sender holds the key.
 pub struct Request {
     subject: Result<Subject, &'static str>,
+    /// How many attributes the subject has, those that name neither user nor group among them.
+    subject_length: usize,
     raw_subject: Vec<u8>,
     public_key: Vec<u8>,
+    attributes: usize,
     foreign_extension: bool,
 }
 
@@ -123,6 +135,8 @@ impl Request {
         };
         Ok(Self {
             subject: Subject::read(&info.subject),
+            subject_length: info.subject.iter_attributes().count(),
+            attributes: info.attributes().len(),
             raw_subject: info.subject.as_raw().to_vec(),
             public_key: info.subject_pki.raw.to_vec(),
             foreign_extension: request.requested_extensions().is_some_and(|mut all| !all.all(allowed)),
@@ -135,6 +149,18 @@ impl Request {
     /// When the subject names none.
     pub fn subject(&self) -> Result<&Subject, PkiError> {
         self.subject.as_ref().map_err(|why| PkiError::Subject(why))
+    }
+
+    /// Whether it asks for exactly this subject and for nothing beside: no other attribute, no name, no extension.
+    pub fn is_only_for(&self, subject: &Subject) -> bool {
+        self.subject.as_ref() == Ok(subject)
+            && self.subject_length == subject.groups.len() + 1
+            && self.attributes == 0
+    }
+
+    /// The key to be certified (SubjectPublicKeyInfo, DER).
+    pub fn public_key(&self) -> &[u8] {
+        &self.public_key
     }
 
     /// Whether it asks for more than a client certificate has: other names, other usages, authority.
