@@ -114,12 +114,21 @@ pub(crate) struct Up {
     /// Run this many simulated members as well, and join them
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=64))]
     pub(crate) sandbox: u8,
+    /// Connect this many of them by agent, as clusters are that the host cannot reach
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) sandbox_agents: u8,
     /// Where the state is kept [default: $XDG_DATA_HOME/hansa, else ~/.local/share/hansa]
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
     /// Where the gateway listens
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7443")]
     pub(crate) listen: SocketAddr,
+    /// Where the tower listens, which the agents of members dial
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7444")]
+    pub(crate) tower_listen: SocketAddr,
+    /// The URL under which agents reach the tower [default: where it listens]
+    #[arg(long, value_name = "URL")]
+    pub(crate) tower_advertise: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -176,7 +185,6 @@ pub(crate) struct Apiserver {
 }
 
 #[derive(Debug, Args)]
-<<<<<<< HEAD
 pub(crate) struct Tower {
     #[command(flatten)]
     pub(crate) host: HostArgs,
@@ -194,7 +202,10 @@ pub(crate) struct Tower {
     pub(crate) tls_names: Vec<String>,
     /// Where to serve /metrics, over HTTP; 0 is nowhere
     #[arg(long, value_name = "ADDRESS", default_value = "0")]
-=======
+    pub(crate) metrics_listen: Bind,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Agent {
     /// The directory with what the manifest of `hansa join NAME --agent` gives: the files tower, cluster, ca.crt and token
     #[arg(long, env = "HANSA_JOIN_DIR", value_name = "DIR", default_value = hansa_agent::join::JOIN_DIRECTORY)]
@@ -225,7 +236,6 @@ pub(crate) struct Agent {
     pub(crate) credential_secret: String,
     /// Where to serve /metrics, /healthz and /readyz, over HTTP; 0 is nowhere
     #[arg(long, env = "HANSA_METRICS_LISTEN", value_name = "ADDRESS", default_value = "0")]
->>>>>>> main
     pub(crate) metrics_listen: Bind,
 }
 

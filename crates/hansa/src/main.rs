@@ -23,6 +23,7 @@ mod output;
 mod plan;
 mod processes;
 mod sandbox;
+mod sandbox_agent;
 mod tower;
 mod up;
 mod version;
@@ -105,9 +106,7 @@ fn log_filter(command: &Command) -> &'static str {
         | Command::Apiserver(_)
         | Command::Webhook(_)
         | Command::Tower(_)
-        | Command::Agent(_) => {
-            "info"
-        }
+        | Command::Agent(_) => "info",
         Command::Kubefedctl(args) => args.log(),
         _ => "warn",
     }
