@@ -176,7 +176,6 @@ pub(crate) struct Apiserver {
 }
 
 #[derive(Debug, Args)]
-<<<<<<< HEAD
 pub(crate) struct Tower {
     #[command(flatten)]
     pub(crate) host: HostArgs,
@@ -194,7 +193,10 @@ pub(crate) struct Tower {
     pub(crate) tls_names: Vec<String>,
     /// Where to serve /metrics, over HTTP; 0 is nowhere
     #[arg(long, value_name = "ADDRESS", default_value = "0")]
-=======
+    pub(crate) metrics_listen: Bind,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Agent {
     /// The directory with what the manifest of `hansa join NAME --agent` gives: the files tower, cluster, ca.crt and token
     #[arg(long, env = "HANSA_JOIN_DIR", value_name = "DIR", default_value = hansa_agent::join::JOIN_DIRECTORY)]
@@ -225,7 +227,6 @@ pub(crate) struct Agent {
     pub(crate) credential_secret: String,
     /// Where to serve /metrics, /healthz and /readyz, over HTTP; 0 is nowhere
     #[arg(long, env = "HANSA_METRICS_LISTEN", value_name = "ADDRESS", default_value = "0")]
->>>>>>> main
     pub(crate) metrics_listen: Bind,
 }
 

@@ -105,9 +105,7 @@ fn log_filter(command: &Command) -> &'static str {
         | Command::Apiserver(_)
         | Command::Webhook(_)
         | Command::Tower(_)
-        | Command::Agent(_) => {
-            "info"
-        }
+        | Command::Agent(_) => "info",
         Command::Kubefedctl(args) => args.log(),
         _ => "warn",
     }
