@@ -255,7 +255,7 @@ fn plain(text: &str) -> String {
 
 fn replicas(headers: &HeaderMap) -> (Option<String>, Option<usize>) {
     let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
-    (text(REPLICA).map(|text| plain(text)), text(REPLICAS).and_then(|text| text.parse().ok()))
+    (text(REPLICA).map(plain), text(REPLICAS).and_then(|text| text.parse().ok()))
 }
 
 /// RFC 6455 §4.1: whether the answer is to our question, and for the protocol that we speak.

@@ -27,7 +27,7 @@ use crate::store::Store;
 use crate::upstream::Upstream;
 
 /// How often it is looked whether a tower that is about to stop has said so.
-const LOOK: Duration = Duration::from_millis(500);
+const LOOK: Duration = Duration::from_secs(1);
 /// The same trouble is logged no more often than this.
 const REPEAT: Duration = Duration::from_secs(60);
 

@@ -518,6 +518,22 @@ async fn a_certificate_that_has_ended_needs_a_fresh_manifest_and_takes_it() {
 }
 
 #[tokio::test]
+async fn a_certificate_of_a_former_tower_is_refused_until_the_new_tower_gives_one() {
+    let (_tower, cluster, mut machine, agent, _host) = joined().await;
+    agent.kill().await;
+    let tower = Tower::new().await;
+    machine.write("tower", &format!("https://{}", tower.address));
+    machine.write("ca.crt", tower.authority());
+    let mut agent = machine.start(&cluster);
+    let said = agent.trouble().await;
+    assert!(said.contains("refused this agent's certificate") && said.contains("hansa join m2 --agent"), "{said}");
+    tower.invite("another-t0ken");
+    machine.write("token", "another-t0ken");
+    agent.connected().await;
+    assert_eq!(ask(&tower.host().await, get("/version")).await.0, 200);
+}
+
+#[tokio::test]
 async fn a_new_token_is_redeemed_and_a_wrong_one_leaves_what_works() {
     let (tower, cluster, mut machine, agent, _host) = joined().await;
     agent.kill().await;

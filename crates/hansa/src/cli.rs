@@ -114,12 +114,21 @@ pub(crate) struct Up {
     /// Run this many simulated members as well, and join them
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=64))]
     pub(crate) sandbox: u8,
+    /// Connect this many of them by agent, as clusters are that the host cannot reach
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) sandbox_agents: u8,
     /// Where the state is kept [default: $XDG_DATA_HOME/hansa, else ~/.local/share/hansa]
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
     /// Where the gateway listens
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7443")]
     pub(crate) listen: SocketAddr,
+    /// Where the tower listens, which the agents of members dial
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7444")]
+    pub(crate) tower_listen: SocketAddr,
+    /// The URL under which agents reach the tower [default: where it listens]
+    #[arg(long, value_name = "URL")]
+    pub(crate) tower_advertise: Option<String>,
 }
 
 #[derive(Debug, Args)]

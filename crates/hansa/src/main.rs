@@ -23,6 +23,7 @@ mod output;
 mod plan;
 mod processes;
 mod sandbox;
+mod sandbox_agent;
 mod tower;
 mod up;
 mod version;

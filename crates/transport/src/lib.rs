@@ -96,7 +96,7 @@ pub struct Transport {
 }
 
 enum Inner {
-    Remote(Remote),
+    Remote(Box<Remote>),
     InProcess(in_process::InProcess),
 }
 
@@ -136,7 +136,7 @@ impl Transport {
             requests: Arc::new(Semaphore::new(limits.concurrency)),
             gate: limits.rate.map(|rate| Box::new(rate::Gate::new(rate))),
         };
-        Ok(Self { inner: Arc::new(Inner::Remote(remote)) })
+        Ok(Self { inner: Arc::new(Inner::Remote(Box::new(remote))) })
     }
 
     /// A transport that is a function call into a server in this process.
