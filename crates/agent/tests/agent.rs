@@ -526,7 +526,10 @@ async fn a_certificate_of_a_former_tower_is_refused_until_the_new_tower_gives_on
     machine.write("ca.crt", tower.authority());
     let mut agent = machine.start(&cluster);
     let said = agent.trouble().await;
-    assert!(said.contains("refused this agent's certificate") && said.contains("hansa join m2 --agent"), "{said}");
+    assert!(
+        said.contains("refused this agent's certificate") && said.contains("hansa join m2 --agent"),
+        "{said}"
+    );
     tower.invite("another-t0ken");
     machine.write("token", "another-t0ken");
     agent.connected().await;
