@@ -9,7 +9,6 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, Bytes};
 use http::{HeaderMap, header};
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use http_body_util::BodyExt;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::state::{Role, Shared, State};
@@ -26,11 +25,21 @@ impl Exchange {
         Self { shared, stream }
     }
 
-    /// Does something with the state, then lets the driver send what came of it.
+    /// Does something with the state, then has the driver send what came of it.
     fn with<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
-        let outcome = act(&mut self.shared.lock());
-        self.shared.driver.wake();
+        let mut state = self.shared.lock();
+        let outcome = act(&mut state);
+        let is_due = state.has_frames() || state.may_end();
+        drop(state);
+        if is_due {
+            self.shared.driver.wake();
+        }
         outcome
+    }
+
+    /// Has the driver send what waits.
+    pub(crate) fn flush(&self) {
+        self.with(|_| ());
     }
 
     /// The head of the answer.
@@ -38,26 +47,18 @@ impl Exchange {
         self.shared.lock().poll_head(cx, self.stream)
     }
 
+    /// Begins the answer; what follows, or [`Exchange::flush`], sends it.
     pub(crate) fn respond(&self, head: Bytes, end: bool) {
-        self.with(|state| state.respond(self.stream, head, end));
+        self.shared.lock().respond(self.stream, head, end);
     }
 
     fn poll_receive(&self, cx: &Context<'_>) -> Poll<Option<Result<Bytes, Error>>> {
-        let mut state = self.shared.lock();
-        let polled = state.poll_receive(cx, self.stream);
-        drop(state);
-        if polled.is_ready() {
-            self.shared.driver.wake();
-        }
-        polled
+        self.with(|state| state.poll_receive(cx, self.stream))
     }
 
-    fn poll_send(&self, cx: &Context<'_>, bytes: &mut Bytes) -> Poll<Result<(), Error>> {
-        let sent = self.shared.lock().poll_send(cx, self.stream, bytes);
-        if sent.is_ready() {
-            self.shared.driver.wake();
-        }
-        sent
+    /// Sends of `bytes` what there is leave for; `last` ends this half of the stream with the last of them.
+    fn poll_send(&self, cx: &Context<'_>, bytes: &mut Bytes, last: bool) -> Poll<Result<(), Error>> {
+        self.shared.lock().poll_send(cx, self.stream, bytes, last)
     }
 
     pub(crate) fn finish(&self) {
@@ -81,17 +82,42 @@ impl Exchange {
     }
 
     /// Sends a body and ends this half of the stream. Trailers are not known to the Kubernetes API and do not travel.
+    ///
+    /// What is there at once goes out together: the driver is told only when there is much, or nothing more for now.
     pub(crate) async fn send_body(&self, mut body: Body) -> Result<(), SendError> {
-        while let Some(frame) = body.frame().await {
+        loop {
+            let next = poll_fn(|cx| {
+                let polled = Pin::new(&mut body).poll_frame(cx);
+                if polled.is_pending() {
+                    self.flush();
+                }
+                polled
+            });
+            let Some(frame) = next.await else { break };
             let Ok(mut bytes) = frame.map_err(SendError::Body)?.into_data() else { continue };
+            let last = body.is_end_stream();
             while !bytes.is_empty() {
-                poll_fn(|cx| self.poll_send(cx, &mut bytes)).await.map_err(|_| SendError::Tunnel)?;
+                let much = bytes.len() >= MUCH;
+                let send = poll_fn(|cx| {
+                    let polled = self.poll_send(cx, &mut bytes, last);
+                    if polled.is_pending() {
+                        self.flush();
+                    }
+                    polled
+                });
+                send.await.map_err(|_| SendError::Tunnel)?;
+                if much {
+                    self.flush();
+                }
             }
         }
         self.finish();
         Ok(())
     }
 }
+
+/// So many bytes are worth a write of their own.
+const MUCH: usize = 16 << 10;
 
 impl Drop for Exchange {
     fn drop(&mut self) {
@@ -187,7 +213,8 @@ impl AsyncWrite for Stream {
         // Only what there is leave for is copied.
         let mut bytes = Bytes::copy_from_slice(&buf[..buf.len().min(crate::frame::MAX_DATA)]);
         let before = bytes.len();
-        ready!(self.exchange.poll_send(cx, &mut bytes)).map_err(io::Error::other)?;
+        ready!(self.exchange.poll_send(cx, &mut bytes, false)).map_err(io::Error::other)?;
+        self.exchange.flush();
         Poll::Ready(Ok(before - bytes.len()))
     }
 

@@ -48,7 +48,6 @@ impl Host {
         let body = request.into_body();
         let ends = !upgrade && body.is_end_stream();
         let stream = poll_fn(|cx| self.shared.lock().poll_open(cx, &head, ends)).await?;
-        self.shared.driver.wake();
         let exchange = Arc::new(Exchange::new(self.shared.clone(), stream));
         let mut sending = (!upgrade && !ends).then(|| Box::pin(send(exchange.clone(), body)));
         let head = poll_fn(|cx| {
@@ -57,6 +56,7 @@ impl Host {
             {
                 sending = None;
             }
+            exchange.flush();
             exchange.poll_head(cx)
         });
         let response = decode_response(head.await?)?;

@@ -113,7 +113,9 @@ async fn answer(exchange: &Arc<Exchange>, reply: impl Future<Output = Reply> + S
                 Ok(head) => exchange.respond(head, ends),
                 Err(error) => return exchange.give_up(&error.to_string()),
             }
-            if !ends && let Err(SendError::Body(error)) = exchange.send_body(body).await {
+            if ends {
+                exchange.flush();
+            } else if let Err(SendError::Body(error)) = exchange.send_body(body).await {
                 // A body that broke must not look like one that ended.
                 exchange.give_up(&format!("the member's answer broke off: {error}"));
             }
@@ -123,6 +125,7 @@ async fn answer(exchange: &Arc<Exchange>, reply: impl Future<Output = Reply> + S
                 Ok(head) => exchange.respond(head, false),
                 Err(error) => return exchange.give_up(&error.to_string()),
             }
+            exchange.flush();
             let mut near = Stream::new(exchange.clone());
             // Either side may go at any moment; that is how sessions end.
             let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;

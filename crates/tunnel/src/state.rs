@@ -530,12 +530,14 @@ impl State {
         slot.is_none_or(|slot| slot.heard_all && slot.inbox.is_empty() && slot.reset.is_none())
     }
 
-    /// Sends as much of `bytes` as there is leave for, and takes it out of them. `Ready` when something was sent.
+    /// Sends as much of `bytes` as there is leave for, and takes it out of them. `Ready` when something was sent;
+    /// `last` ends this end's half with the last of them.
     pub(crate) fn poll_send(
         &mut self,
         cx: &Context<'_>,
         stream: u32,
         bytes: &mut Bytes,
+        last: bool,
     ) -> Poll<Result<(), Error>> {
         let Some(slot) = self.streams.get_mut(&stream) else { return Poll::Ready(Err(self.lost())) };
         if let Some(error) = &slot.reset {
@@ -556,7 +558,10 @@ impl State {
         let piece = bytes.split_to(room.min(bytes.len()));
         slot.leave -= piece.len() as u32;
         slot.waiting += piece.len();
-        self.push(Kind::Data, false, stream, piece);
+        let end = last && bytes.is_empty();
+        slot.said_all = end;
+        self.push(Kind::Data, end, stream, piece);
+        self.settle(stream);
         Poll::Ready(Ok(()))
     }
 
