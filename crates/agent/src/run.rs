@@ -162,8 +162,9 @@ impl Agent {
             let outcome = async {
                 let join = settings.sources.read()?;
                 let proxy = settings.proxies.on_the_way_to(&join.tower);
+                let turn = keeper.next_turn();
                 let kept = keeper.ready(&member.transport(), &join, proxy).await?;
-                let dialler = Dialler { join: &join, kept: &kept, proxy, clock: &settings.clock };
+                let dialler = Dialler { join: &join, kept: &kept, proxy, clock: &settings.clock, turn };
                 dialler.connect(&instance).await
             };
             let outcome = outcome.await;

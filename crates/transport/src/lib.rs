@@ -30,7 +30,7 @@ use tower::Service;
 
 pub use body::{Body, boxed, collect, empty};
 pub use credential::{Credential, Identity};
-pub use dial::{Io, reach};
+pub use dial::{Io, Patience, reach};
 pub use endpoint::{Endpoint, EndpointError, Proxy, ProxyError};
 pub use error::{BoxError, Error, explain};
 pub use kubeconfig::{KubeconfigError, Target};
