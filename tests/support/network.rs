@@ -61,12 +61,13 @@ impl Network {
             let (member, cable) = (self.namespace(&format!("m{number}")), format!("m{number}"));
             add(&member)?;
             ip(&[
-                "link", "add", &cable, "netns", &host, "type", "veth", "peer", "name", "up", "netns", &member,
+                "link", "add", &cable, "netns", &host, "type", "veth", "peer", "name", "cable", "netns",
+                &member,
             ])?;
             ip(&["-n", &host, "addr", "add", &format!("10.77.{number}.1/30"), "dev", &cable])?;
             ip(&["-n", &host, "link", "set", &cable, "up"])?;
-            ip(&["-n", &member, "addr", "add", &format!("10.77.{number}.2/30"), "dev", "up"])?;
-            ip(&["-n", &member, "link", "set", "up", "up"])?;
+            ip(&["-n", &member, "addr", "add", &format!("10.77.{number}.2/30"), "dev", "cable"])?;
+            ip(&["-n", &member, "link", "set", "cable", "up"])?;
             self.route(number)?;
         }
         Ok(())

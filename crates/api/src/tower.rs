@@ -70,7 +70,8 @@ mod tests {
     fn a_tower_may_not_write_clusters_nor_reach_members() {
         let text = serde_json::to_string(&rights()).unwrap();
         assert!(!text.contains('*') && !text.contains("impersonate") && !text.contains("tunnel"));
-        let clusters = rights().iter().flat_map(|o| o["rules"].as_array().cloned().unwrap_or_default());
+        let rights = rights();
+        let clusters = rights.iter().flat_map(|o| o["rules"].as_array().cloned().unwrap_or_default());
         let clusters: Vec<Value> = clusters.filter(|rule| rule["resources"][0] == "clusters").collect();
         assert_eq!(clusters.len(), 1);
         assert_eq!(clusters[0]["verbs"], json!(["get", "list", "watch"]));

@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use hansa_metrics::Bind;
 
-use crate::{disable, enable, federate, kubefedctl, membership, orphaning};
+use crate::{disable, enable, federate, invite, kubefedctl, membership, orphaning};
 
 /// Control plane for federations of Kubernetes clusters.
 #[derive(Debug, Parser)]
@@ -39,7 +39,7 @@ pub(crate) enum Command {
         #[command(flatten)]
         host: HostArgs,
     },
-    /// Make a cluster a member, by direct connection
+    /// Make a cluster a member: directly with its kubeconfig, or with --agent by an agent that dials out from it
     Join(Join),
     /// Take a member out of the federation; its workloads stay as they are
     Unjoin(Unjoin),
@@ -265,6 +265,8 @@ pub(crate) struct Join {
     /// How long to wait until the member is ready, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     pub(crate) timeout: u64,
+    #[command(flatten)]
+    pub(crate) by_agent: invite::AgentFlags,
     #[command(flatten)]
     pub(crate) kubefedctl: membership::JoinFlags,
     #[command(flatten)]

@@ -12,6 +12,7 @@ mod gateway;
 mod get;
 mod host;
 mod install;
+mod invite;
 mod klog;
 mod kubeconfig;
 mod kubefedctl;
