@@ -21,6 +21,19 @@ fn on_real_clusters() {
     }
 }
 
+/// The same, where the host reaches no member and every member's agent dials the host.
+#[test]
+fn on_embedded_clusters_with_agents() {
+    all_scenarios(&Embedded::start_with_agents());
+}
+
+#[test]
+fn on_real_clusters_with_agents() {
+    if let Some(federation) = Real::start_with_agents() {
+        all_scenarios(&federation);
+    }
+}
+
 type Scenario = (&'static str, fn(&dyn Federation));
 
 fn all_scenarios(f: &dyn Federation) {

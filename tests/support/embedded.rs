@@ -27,20 +27,44 @@ pub struct Embedded {
 
 impl Embedded {
     pub fn start() -> Self {
+        Self::start_some(0)
+    }
+
+    /// Both members are connected by agent.
+    pub fn start_with_agents() -> Self {
+        Self::start_some(2)
+    }
+
+    fn start_some(agents: usize) -> Self {
         let dir = TempDir::new().unwrap();
         let listen = format!("127.0.0.1:{}", free_port());
-        let mut up = Self::start_in(&dir.path().join("data"), &listen, 2);
+        let mut up = Self::start_with(&dir.path().join("data"), &listen, 2, agents);
         up._dir = Some(dir);
         up
     }
 
     /// Starts on a data directory that may have been used before, and waits until it says that it is up.
     pub fn start_in(data: &Path, listen: &str, members: usize) -> Self {
+        Self::start_with(data, listen, members, 0)
+    }
+
+    /// The same, where the last `agents` of the members are connected by agent.
+    pub fn start_with(data: &Path, listen: &str, members: usize, agents: usize) -> Self {
+        Self::start_whole(data, listen, "127.0.0.1:0", (members, agents))
+    }
+
+    /// A host without members of its own, whose tower listens at an address.
+    pub fn start_at(data: &Path, listen: &str, tower: &str) -> Self {
+        Self::start_whole(data, listen, tower, (0, 0))
+    }
+
+    fn start_whole(data: &Path, listen: &str, tower: &str, (members, agents): (usize, usize)) -> Self {
         std::fs::create_dir_all(data.parent().unwrap()).unwrap();
         let logs = data.parent().unwrap();
         let before = std::fs::read_to_string(logs.join("up.log")).unwrap_or_default().len();
         let mut command = Command::new(binary());
-        command.args(["up", "--sandbox", &members.to_string(), "--listen", listen, "--data-dir"]).arg(data);
+        command.args(["up", "--sandbox", &members.to_string(), "--sandbox-agents", &agents.to_string()]);
+        command.args(["--tower-listen", tower, "--listen", listen, "--data-dir"]).arg(data);
         let mut process = Process::start("up", logs, &mut command);
         eventually("hansa up", || {
             process.check().unwrap_or_else(|e| panic!("{e}"));

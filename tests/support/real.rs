@@ -59,6 +59,8 @@ impl Cluster {
             flags(&[
                 ("etcd-servers", etcd),
                 ("bind-address", "127.0.0.1".into()),
+                // Nobody uses it, and a machine without a default route has none to find.
+                ("advertise-address", "192.0.2.1".into()),
                 ("secure-port", secure.to_string()),
                 ("tls-cert-file", path("server.crt")),
                 ("tls-private-key-file", path("server.key")),
@@ -167,13 +169,29 @@ pub struct Real {
     kubectl: Kubectl,
     members: [Cluster; 2],
     _host: Cluster,
-    _hansa: [Process; 2],
+    _hansa: Vec<Process>,
     _dir: TempDir,
+}
+
+/// How the members are connected.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum By {
+    Kubeconfig,
+    Agent,
 }
 
 impl Real {
     /// `None`, loudly, when there are no binaries to run; `cargo xtask test` provides them.
     pub fn start() -> Option<Self> {
+        Self::start_by(By::Kubeconfig)
+    }
+
+    /// The same, with a tower and agents in place of kubeconfigs.
+    pub fn start_with_agents() -> Option<Self> {
+        Self::start_by(By::Agent)
+    }
+
+    fn start_by(by: By) -> Option<Self> {
         let Some(assets) = env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from) else {
             eprintln!("SKIPPED: no real clusters without KUBEBUILDER_ASSETS; run `cargo xtask test`");
             return None;
@@ -194,13 +212,31 @@ impl Real {
             Process::start(name, dir.path(), &mut command)
         };
         let listen = format!("127.0.0.1:{}", free_port());
-        let mut processes = [
-            hansa("controller-manager", &["controller-manager"]),
+        let mut processes = vec![
+            hansa(
+                "controller-manager",
+                &["controller-manager", "--healthz-addr", "0", "--metrics-addr", "0"],
+            ),
             hansa("apiserver", &["apiserver", "--listen", &listen]),
         ];
+        if by == By::Agent {
+            let listen = format!("127.0.0.1:{}", free_port());
+            processes.push(hansa("tower", &["tower", "--listen", &listen]));
+        }
         for (member, cluster) in [("member1", &member1), ("member2", &member2)] {
             let kubeconfig = cluster.kubectl.kubeconfig.to_str().unwrap();
             let label = "cluster.kubesphere.io/group=demo";
+            if by == By::Agent {
+                let manifest = eventually(&format!("hansa join {member} --agent"), || {
+                    processes.iter_mut().try_for_each(Process::check)?;
+                    let printed = embedded::hansa(&admin, &["join", member, "--agent", "--labels", label]);
+                    let said = String::from_utf8_lossy(&printed.stdout).into_owned();
+                    printed.status.success().then_some(said).ok_or(format!("{printed:?}"))
+                });
+                cluster.kubectl.apply("", &manifest);
+                processes.push(agent(&cluster.kubectl, member, dir.path()));
+                continue;
+            }
             eventually(&format!("hansa join {member}"), || {
                 processes.iter_mut().try_for_each(Process::check)?;
                 let joined =
@@ -221,6 +257,36 @@ impl Real {
         }
         Some(Self { kubectl, members: [member1, member2], _host: host, _hansa: processes, _dir: dir })
     }
+}
+
+/// Stands in for the Pod of the Deployment that the manifest of an agent makes: the same arguments, the same files, the same ServiceAccount.
+pub fn agent(kubectl: &Kubectl, name: &str, logs: &Path) -> Process {
+    let namespace = "hansa-agent";
+    let get = |object: &str| kubectl.json("", &["get", "-n", namespace, object]).unwrap();
+    let deployment = get("deployment/hansa-agent");
+    let pod = &deployment["spec"]["template"]["spec"];
+    let container = &pod["containers"][0];
+    let mount = container["volumeMounts"][0]["mountPath"].as_str().unwrap();
+    let secret = get(&format!("secret/{}", pod["volumes"][0]["secret"]["secretName"].as_str().unwrap()));
+    let files = logs.join(format!("{name}-agent"));
+    fs::create_dir_all(&files).unwrap();
+    for (file, content) in secret["data"].as_object().unwrap() {
+        use base64::{Engine, engine::general_purpose::STANDARD};
+        fs::write(files.join(file), STANDARD.decode(content.as_str().unwrap()).unwrap()).unwrap();
+    }
+    let account = pod["serviceAccountName"].as_str().unwrap();
+    let token = kubectl.ok("", &["create", "token", account, "-n", namespace, "--duration", "24h"]);
+    let text = fs::read_to_string(&kubectl.kubeconfig).unwrap();
+    let mut config: Value = serde_json::from_str(&text).unwrap();
+    config["users"][0]["user"] = json!({"token": token.trim()});
+    let kubeconfig = files.join("kubeconfig");
+    fs::write(&kubeconfig, config.to_string()).unwrap();
+    let arguments = container["args"].as_array().unwrap().iter();
+    let arguments = arguments.map(|arg| arg.as_str().unwrap().replace(mount, files.to_str().unwrap()));
+    let mut command = Command::new(embedded::binary());
+    command.args(arguments).arg("--kubeconfig").arg(&kubeconfig);
+    command.env_remove("HTTPS_PROXY").env_remove("https_proxy");
+    Process::start(&format!("{name}-agent"), logs, &mut command)
 }
 
 impl Federation for Real {

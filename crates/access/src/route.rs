@@ -73,8 +73,8 @@ fn encoded(path: &str) -> impl Iterator<Item = u8> + '_ {
     })
 }
 
-/// Cluster names are DNS-1123 subdomains, as every object name of their kind.
-fn is_cluster_name(name: &str) -> bool {
+/// Whether this can be the name of a cluster: a DNS-1123 subdomain, as every object name of their kind.
+pub fn is_cluster_name(name: &str) -> bool {
     let label = |l: &str| {
         let bytes = l.as_bytes();
         !bytes.is_empty()

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use hansa_transport::{Endpoint, Io, Proxy, boxed, collect, reach};
+use hansa_transport::{Endpoint, Io, Patience, Proxy, boxed, collect, reach};
 use hansa_tunnel::handshake::{
     CONNECT, INSTANCE, Issued, JOIN, JoinRequest, RENEW, REPLICA, REPLICAS, RenewRequest, SUBPROTOCOL,
 };
@@ -34,7 +34,7 @@ use crate::error::{Attempt, Error};
 use crate::join::{Join, Token};
 
 /// How long it may take from the first packet until the tower has answered.
-const PATIENCE: Duration = Duration::from_secs(10);
+const LIMIT: Duration = Duration::from_secs(10);
 /// What the kernel takes for a dead link.
 const SILENCE: Duration = Duration::from_secs(10);
 /// The longest answer: a certificate and an authority are a few kilobytes.
@@ -49,6 +49,8 @@ pub(crate) struct Dialler<'a> {
     pub(crate) kept: &'a Kept,
     pub(crate) proxy: Option<&'a Proxy>,
     pub(crate) clock: &'a Clock,
+    /// Which of the addresses of the tower's name is dialled first.
+    pub(crate) turn: usize,
 }
 
 /// The stream that a tunnel runs on.
@@ -94,9 +96,9 @@ impl Dialler<'_> {
     }
 
     async fn within<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-        tokio::time::timeout(PATIENCE, work)
+        tokio::time::timeout(LIMIT, work)
             .await
-            .unwrap_or_else(|_| Err(Error::Timeout { tower: self.join.tower.to_string(), after: PATIENCE }))
+            .unwrap_or_else(|_| Err(Error::Timeout { tower: self.join.tower.to_string(), after: LIMIT }))
     }
 
     async fn post<T: DeserializeOwned>(
@@ -175,8 +177,8 @@ impl Dialler<'_> {
         let tower = &self.join.tower;
         let config = self.config(identified)?;
         let name = ServerName::try_from(tower.host.clone()).map_err(|error| self.odd(&error))?;
-        let io =
-            reach(tower, self.proxy, SILENCE, PATIENCE).await.map_err(|error| self.attempt().way(error))?;
+        let patience = Patience { connect: LIMIT, silence: SILENCE, turn: self.turn };
+        let io = reach(tower, self.proxy, patience).await.map_err(|error| self.attempt().way(error))?;
         TlsConnector::from(config).connect(name, io).await.map_err(|error| self.attempt().io(&error))
     }
 
@@ -255,7 +257,7 @@ fn plain(text: &str) -> String {
 
 fn replicas(headers: &HeaderMap) -> (Option<String>, Option<usize>) {
     let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
-    (text(REPLICA).map(|text| plain(text)), text(REPLICAS).and_then(|text| text.parse().ok()))
+    (text(REPLICA).map(plain), text(REPLICAS).and_then(|text| text.parse().ok()))
 }
 
 /// RFC 6455 §4.1: whether the answer is to our question, and for the protocol that we speak.

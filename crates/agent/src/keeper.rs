@@ -30,6 +30,8 @@ pub(crate) struct Keeper {
     /// The digest of a token that the tower did not take.
     refused: Option<String>,
     renew_not_before: Option<Instant>,
+    /// Counts the tries, so that each address of the tower's name has its turn.
+    turn: usize,
 }
 
 impl Keeper {
@@ -43,7 +45,14 @@ impl Keeper {
             unsaved: false,
             refused: None,
             renew_not_before: None,
+            turn: 0,
         }
+    }
+
+    /// Which of the tower's addresses is dialled first this time.
+    pub(crate) fn next_turn(&mut self) -> usize {
+        self.turn = self.turn.wrapping_add(1);
+        self.turn
     }
 
     /// The tower did not take the credential: another agent of this cluster may have a newer one.
@@ -118,7 +127,7 @@ impl Keeper {
             self.adopt(found.kept);
             return Ok(());
         }
-        let dialler = Dialler { join, kept: &kept, proxy, clock: &self.clock };
+        let dialler = Dialler { join, kept: &kept, proxy, clock: &self.clock, turn: self.turn };
         match dialler.redeem(token).await {
             Ok(next) => {
                 tracing::info!(cluster = join.cluster, "joined: the token was exchanged for a certificate");
@@ -157,7 +166,7 @@ impl Keeper {
         {
             return self.adopt(found.kept);
         }
-        let dialler = Dialler { join, kept: &kept, proxy, clock: &self.clock };
+        let dialler = Dialler { join, kept: &kept, proxy, clock: &self.clock, turn: self.turn };
         match dialler.renew().await {
             Ok(next) => {
                 tracing::info!(cluster = join.cluster, "the certificate was renewed");

@@ -17,6 +17,8 @@ const LEAST: Duration = Duration::from_millis(200);
 const SPREAD: Duration = Duration::from_secs(2);
 /// The longest wait after failures.
 const MOST: Duration = Duration::from_secs(30);
+/// The longest wait after meeting replicas that are held already: a balancer may always lead to the same.
+const MOST_DUPLICATES: Duration = Duration::from_secs(120);
 /// How soon the next replica is dialled after one was met.
 const NEXT: Duration = Duration::from_millis(500);
 /// How often the tower is asked whether there are more replicas than are known, at least and at most. Only a dialled answer says so.
@@ -63,7 +65,7 @@ impl Replicas {
             next: 0,
             wanted: 1,
             failures: Backoff::new(LEAST, SPREAD, MOST),
-            duplicates: Backoff::new(LEAST, SPREAD, MOST),
+            duplicates: Backoff::new(LEAST, SPREAD, MOST_DUPLICATES),
             dial_at: now,
         }
     }
@@ -205,7 +207,7 @@ mod tests {
         replicas.connected(Some("a"), Some(2), now, &mut rng);
         for _ in 0..100 {
             replicas.duplicate(Some("a"), Some(2), now, &mut rng);
-            assert!(replicas.dial_at() <= now + MOST);
+            assert!(replicas.dial_at() <= now + MOST_DUPLICATES);
         }
     }
 

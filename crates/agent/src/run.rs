@@ -27,7 +27,7 @@ use crate::store::Store;
 use crate::upstream::Upstream;
 
 /// How often it is looked whether a tower that is about to stop has said so.
-const LOOK: Duration = Duration::from_millis(500);
+const LOOK: Duration = Duration::from_secs(1);
 /// The same trouble is logged no more often than this.
 const REPEAT: Duration = Duration::from_secs(60);
 
@@ -162,8 +162,9 @@ impl Agent {
             let outcome = async {
                 let join = settings.sources.read()?;
                 let proxy = settings.proxies.on_the_way_to(&join.tower);
+                let turn = keeper.next_turn();
                 let kept = keeper.ready(&member.transport(), &join, proxy).await?;
-                let dialler = Dialler { join: &join, kept: &kept, proxy, clock: &settings.clock };
+                let dialler = Dialler { join: &join, kept: &kept, proxy, clock: &settings.clock, turn };
                 dialler.connect(&instance).await
             };
             let outcome = outcome.await;

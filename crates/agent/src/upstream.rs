@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use hansa_machinery::Status;
-use hansa_transport::{Body, BoxError, Error, Upgrade, boxed};
+use hansa_transport::{Body, BoxError, Error, Upgrade, boxed, empty};
 use hansa_tunnel::{Handler, Reply};
 use http::header::{self, HeaderValue};
 use http::{Request, Response, StatusCode};
@@ -45,10 +45,15 @@ impl Upstream {
         }
     }
 
+    /// What follows an upgrade is not the body of a request: the API server is asked without one, and ours is held until the end, since letting
+    /// go of it says that nobody reads what comes.
     async fn switch(&self, request: Request<Body>, slot: OwnedSemaphorePermit) -> Reply {
-        match self.member.transport().upgrade(request).await {
+        let (mut head, body) = request.into_parts();
+        head.headers.remove(header::CONTENT_LENGTH);
+        match self.member.transport().upgrade(Request::from_parts(head, empty())).await {
             Ok(Upgrade::Switched(response, stream)) => {
-                Reply::Switch(response, Box::new(Switched { stream: TokioIo::new(stream), _slot: slot }))
+                let switched = Switched { stream: TokioIo::new(stream), _body: body, _slot: slot };
+                Reply::Switch(response, Box::new(switched))
             }
             Ok(Upgrade::Refused(response)) => self.answer(response, slot),
             Err(error) => refuse(&unanswered(&error)),
@@ -132,6 +137,7 @@ impl http_body::Body for Answer {
 /// A changed connection that holds its place likewise.
 struct Switched {
     stream: TokioIo<Upgraded>,
+    _body: Body,
     _slot: OwnedSemaphorePermit,
 }
 

@@ -62,7 +62,7 @@ async fn the_tower_reads_writes_and_watches_the_member_through_the_agent() {
 
 #[tokio::test]
 async fn both_kinds_of_upgrade_pass() {
-    let (_tower, _cluster, _machine, _agent, host) = joined().await;
+    let (_tower, cluster, _machine, _agent, host) = joined().await;
     for protocol in ["SPDY/3.1", "websocket"] {
         let request = Request::post("/api/v1/namespaces/default/pods/p/exec?command=cat")
             .header("Connection", "Upgrade")
@@ -73,6 +73,8 @@ async fn both_kinds_of_upgrade_pass() {
         let answer = soon("it switches", host.send(request)).await.unwrap();
         let Answer::Switched(response, mut stream) = answer else { panic!("{protocol} did not switch") };
         assert_eq!(response.headers()["upgrade"], protocol);
+        let seen = cluster.seen.lock().unwrap().last().unwrap().headers.clone();
+        assert!(!seen.contains_key("transfer-encoding"), "the bytes that follow are not a body: {seen:?}");
         let sent = vec![b'x'; 300_000];
         let mut back = vec![0; sent.len()];
         let (mut read, mut write) = tokio::io::split(&mut stream);
@@ -515,6 +517,25 @@ async fn a_certificate_that_has_ended_needs_a_fresh_manifest_and_takes_it() {
     tower.invite("another-t0ken");
     machine.write("token", "another-t0ken");
     agent.connected().await;
+}
+
+#[tokio::test]
+async fn a_certificate_of_a_former_tower_is_refused_until_the_new_tower_gives_one() {
+    let (_tower, cluster, mut machine, agent, _host) = joined().await;
+    agent.kill().await;
+    let tower = Tower::new().await;
+    machine.write("tower", &format!("https://{}", tower.address));
+    machine.write("ca.crt", tower.authority());
+    let mut agent = machine.start(&cluster);
+    let said = agent.trouble().await;
+    assert!(
+        said.contains("refused this agent's certificate") && said.contains("hansa join m2 --agent"),
+        "{said}"
+    );
+    tower.invite("another-t0ken");
+    machine.write("token", "another-t0ken");
+    agent.connected().await;
+    assert_eq!(ask(&tower.host().await, get("/version")).await.0, 200);
 }
 
 #[tokio::test]

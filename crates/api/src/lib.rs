@@ -14,6 +14,7 @@ pub mod propagated;
 pub mod scheduling;
 pub mod settings;
 pub mod time;
+pub mod tower;
 pub mod validation;
 pub mod webhooks;
 

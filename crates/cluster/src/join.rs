@@ -52,6 +52,11 @@ pub enum JoinError {
     /// There is no such Cluster.
     #[error("there is no cluster {0:?} to update; see: hansa get clusters")]
     Absent(String),
+    /// The Cluster has no kubeconfig that could be another.
+    #[error(
+        "cluster {0:?} is connected by agent and has no kubeconfig; for a new manifest of its agent: hansa join {0} --agent"
+    )]
+    ByAgent(String),
     /// The kubeconfig cannot be used.
     #[error(transparent)]
     Kubeconfig(#[from] KubeconfigError),
@@ -196,6 +201,9 @@ pub async fn update(
     let cluster = cluster.ok_or_else(|| JoinError::Absent(name.clone()))?;
     if cluster.is_host() {
         return Err(Conflict::IsHost.into());
+    }
+    if cluster.is_proxied() {
+        return Err(JoinError::ByAgent(name));
     }
     let remote = Remote::connect(connect, target)?;
     let found = remote.uid().await?;

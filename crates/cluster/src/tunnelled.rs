@@ -13,7 +13,8 @@ use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client, ResourceExt};
-use serde_json::json;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::account::{self, Account};
@@ -83,7 +84,10 @@ pub(crate) async fn keep(
     let initialized = "the host is prepared for an agent";
     findings.conditions.push(Said::new(condition::INITIALIZED, true, "Initialized", initialized));
     let recorded = cluster.status.as_ref().map(|status| status.uid.clone()).unwrap_or_default();
-    if let Some(there) = tower.agents.as_ref().map(|agents| agents.contains_key(&name)) {
+    // Until it is known whether an agent is there, what was said of it last holds.
+    let told = cluster.condition(condition::AGENT_AVAILABLE).filter(|said| said.status == "False");
+    let there = tower.agents.as_ref().map(|agents| agents.contains_key(&name)).or(told.map(|_| false));
+    if let Some(there) = there {
         if there && !memory.agent.there {
             memory.forget_failures();
         }
@@ -311,32 +315,41 @@ async fn depart(shared: &Shared, cluster: &Cluster) -> Result<bool, Problem> {
     Ok(true)
 }
 
-/// Removes what the agent's manifest made. The agent may be who does it: its rights go last, and what it could not remove after that, its ClusterRole, goes
-/// with the namespace, whose dependent it is made.
+/// Removes what the agent's manifest made. The agent may be who does it, and cannot take its own rights away before the rest: they are made dependents of
+/// its namespace, and the member's garbage collector takes them with that.
 async fn remove_agent(member: &Client) -> Result<(), Problem> {
+    let doing = "clean-up";
     let namespaces: Api<Namespace> = Api::all(member.clone());
     let roles: Api<ClusterRole> = Api::all(member.clone());
-    let doing = "clean-up";
     let bindings: Api<ClusterRoleBinding> = Api::all(member.clone());
     delete(&bindings, names::AGENT_ADMINS_BINDING).await?;
-    let role = step(doing, roles.get_opt(names::AGENT_ROLE)).await?;
-    let ours = role.is_some_and(|role| role.labels().contains_key(names::LABEL_KUBESPHERE_MANAGED));
-    match step(doing, namespaces.get_opt(names::AGENT_NAMESPACE)).await? {
-        Some(namespace) => {
-            if ours {
-                let owner = json!([{
-                    "apiVersion": "v1", "kind": "Namespace", "name": names::AGENT_NAMESPACE, "uid": namespace.uid(),
-                }]);
-                let patch = json!({ "metadata": { "ownerReferences": owner } });
-                let parameters = PatchParams::default();
-                step(doing, roles.patch(names::AGENT_ROLE, &parameters, &Patch::Merge(patch))).await?;
-            }
-            delete(&namespaces, names::AGENT_NAMESPACE).await?;
+    let name = names::AGENT_ROLE;
+    let Some(namespace) = step(doing, namespaces.get_opt(names::AGENT_NAMESPACE)).await? else {
+        delete(&bindings, name).await?;
+        return delete(&roles, name).await;
+    };
+    let owner = json!([{
+        "apiVersion": "v1", "kind": "Namespace", "name": names::AGENT_NAMESPACE, "uid": namespace.uid(),
+    }]);
+    let patch = json!({ "metadata": { "ownerReferences": owner } });
+    depend(&roles, name, &patch).await?;
+    depend(&bindings, name, &patch).await?;
+    delete(&namespaces, names::AGENT_NAMESPACE).await
+}
+
+/// Patches an object that may be gone, or never have been.
+async fn depend<K>(api: &Api<K>, name: &str, patch: &Value) -> Result<(), Problem>
+where
+    K: Clone + DeserializeOwned + std::fmt::Debug,
+{
+    let parameters = PatchParams::default();
+    let work = async {
+        match api.patch(name, &parameters, &Patch::Merge(patch)).await {
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+            outcome => outcome.map(drop),
         }
-        None if ours => delete(&roles, names::AGENT_ROLE).await?,
-        None => {}
-    }
-    delete(&bindings, names::AGENT_ROLE).await
+    };
+    step("clean-up", work).await
 }
 
 #[cfg(test)]

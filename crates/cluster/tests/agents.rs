@@ -266,13 +266,12 @@ async fn a_cluster_behind_the_tower_is_a_member_like_any_other_and_leaves_no_tra
     assert_eq!(remains(&host.client(), "m2").await, Vec::<String>::new());
     let (roles, bindings): (Api<ClusterRole>, Api<ClusterRoleBinding>) =
         (Api::all(member.client.clone()), Api::all(member.client.clone()));
-    for binding in [names::AGENT_ROLE, names::AGENT_ADMINS_BINDING] {
-        assert!(bindings.get_opt(binding).await.unwrap().is_none(), "{binding}");
-    }
+    assert!(bindings.get_opt(names::AGENT_ADMINS_BINDING).await.unwrap().is_none());
     let namespaces: Api<Namespace> = Api::all(member.client.clone());
-    until("the agent's namespace and role are gone", async || {
+    until("the agent's namespace and its rights are gone", async || {
         namespaces.get_opt(names::AGENT_NAMESPACE).await.unwrap().is_none()
             && roles.get_opt(names::AGENT_ROLE).await.unwrap().is_none()
+            && bindings.get_opt(names::AGENT_ROLE).await.unwrap().is_none()
     })
     .await;
     // The binding of the member's own administrators is not ours, and its workloads stay.

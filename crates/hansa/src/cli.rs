@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use hansa_metrics::Bind;
 
-use crate::{disable, enable, federate, kubefedctl, membership, orphaning};
+use crate::{disable, enable, federate, invite, kubefedctl, membership, orphaning};
 
 /// Control plane for federations of Kubernetes clusters.
 #[derive(Debug, Parser)]
@@ -28,6 +28,8 @@ pub(crate) enum Command {
     ControllerManager(ControllerManager),
     /// Run the gateway beside an existing host cluster: one address for every cluster
     Apiserver(Apiserver),
+    /// Run the tower beside an existing host cluster: agents dial it, and their clusters are reached through it
+    Tower(Tower),
     /// Run KubeFed's admission webhooks beside an existing host cluster
     Webhook(crate::webhook::Webhook),
     /// Run the agent on a member that the host cannot reach: it dials out to the host's tower
@@ -37,7 +39,7 @@ pub(crate) enum Command {
         #[command(flatten)]
         host: HostArgs,
     },
-    /// Make a cluster a member, by direct connection
+    /// Make a cluster a member: directly with its kubeconfig, or with --agent by an agent that dials out from it
     Join(Join),
     /// Take a member out of the federation; its workloads stay as they are
     Unjoin(Unjoin),
@@ -112,12 +114,21 @@ pub(crate) struct Up {
     /// Run this many simulated members as well, and join them
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=64))]
     pub(crate) sandbox: u8,
+    /// Connect this many of them by agent, as clusters are that the host cannot reach
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) sandbox_agents: u8,
     /// Where the state is kept [default: $XDG_DATA_HOME/hansa, else ~/.local/share/hansa]
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
     /// Where the gateway listens
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7443")]
     pub(crate) listen: SocketAddr,
+    /// Where the tower listens, which the agents of members dial
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7444")]
+    pub(crate) tower_listen: SocketAddr,
+    /// The URL under which agents reach the tower [default: where it listens]
+    #[arg(long, value_name = "URL")]
+    pub(crate) tower_advertise: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -171,6 +182,27 @@ pub(crate) struct Apiserver {
     /// The namespace of the federation's own objects
     #[arg(long, value_name = "NAMESPACE", default_value = "kube-federation-system")]
     pub(crate) kubefed_namespace: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Tower {
+    #[command(flatten)]
+    pub(crate) host: HostArgs,
+    /// Where to listen
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8443")]
+    pub(crate) listen: SocketAddr,
+    /// The address that agents dial [default: https://LISTEN]
+    #[arg(long, value_name = "URL")]
+    pub(crate) advertise: Option<String>,
+    /// The address under which the host's own components reach the tower [default: that of --advertise]
+    #[arg(long, value_name = "URL")]
+    pub(crate) internal: Option<String>,
+    /// Names and addresses for the serving certificate, beside those of --listen, --advertise and --internal
+    #[arg(long, visible_alias = "names", value_name = "NAME", value_delimiter = ',')]
+    pub(crate) tls_names: Vec<String>,
+    /// Where to serve /metrics, over HTTP; 0 is nowhere
+    #[arg(long, value_name = "ADDRESS", default_value = "0")]
+    pub(crate) metrics_listen: Bind,
 }
 
 #[derive(Debug, Args)]
@@ -233,6 +265,8 @@ pub(crate) struct Join {
     /// How long to wait until the member is ready, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     pub(crate) timeout: u64,
+    #[command(flatten)]
+    pub(crate) by_agent: invite::AgentFlags,
     #[command(flatten)]
     pub(crate) kubefedctl: membership::JoinFlags,
     #[command(flatten)]

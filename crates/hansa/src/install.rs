@@ -60,7 +60,8 @@ fn established(crd: &CustomResourceDefinition) -> bool {
     conditions.into_iter().any(|c| c.type_ == "Established" && c.status == "True")
 }
 
-async fn create_absent(client: &Client, object: Value) -> Result<()> {
+/// Creates an object of a kind whose plural is regular, unless it is there.
+pub(crate) async fn create_absent(client: &Client, object: Value) -> Result<()> {
     let object: DynamicObject = serde_json::from_value(object)?;
     let types = object.types.clone().unwrap_or_default();
     let gvk = GroupVersionKind::try_from(&types).context("a default object without a type")?;

@@ -12,6 +12,7 @@ mod gateway;
 mod get;
 mod host;
 mod install;
+mod invite;
 mod klog;
 mod kubeconfig;
 mod kubefedctl;
@@ -23,6 +24,8 @@ mod output;
 mod plan;
 mod processes;
 mod sandbox;
+mod sandbox_agent;
+mod tower;
 mod up;
 mod version;
 mod webhook;
@@ -75,6 +78,7 @@ async fn run(command: Command) -> Result<ExitCode> {
         Command::ControllerManager(args) => processes::controller_manager(args).await,
         Command::Apiserver(args) => processes::apiserver(args).await,
         Command::Webhook(args) => webhook::run(args).await,
+        Command::Tower(args) => tower::run(args).await,
         Command::Agent(args) => agent::run(args).await,
         Command::Install { host } => install::install(&host.client()?).await,
         Command::Join(args) => membership::join(args).await,
@@ -99,9 +103,11 @@ async fn run(command: Command) -> Result<ExitCode> {
 /// Servers log what they do; other commands only what went wrong.
 fn log_filter(command: &Command) -> &'static str {
     match command {
-        Command::ControllerManager(_) | Command::Apiserver(_) | Command::Webhook(_) | Command::Agent(_) => {
-            "info"
-        }
+        Command::ControllerManager(_)
+        | Command::Apiserver(_)
+        | Command::Webhook(_)
+        | Command::Tower(_)
+        | Command::Agent(_) => "info",
         Command::Kubefedctl(args) => args.log(),
         _ => "warn",
     }

@@ -22,6 +22,7 @@ use crate::{
     cli::{self, HostArgs},
     get,
     host::flat_kubeconfig,
+    invite,
     output::{self, Progress, Table},
 };
 
@@ -93,6 +94,10 @@ pub(crate) async fn join(args: cli::Join) -> Result<()> {
         ("--secret-name", flags.secret_name.is_some()),
     ])?;
     let host = HostArgs { kubeconfig: args.host_kubeconfig.clone(), context: args.context.clone() };
+    if args.by_agent.agent {
+        let labels = labels(&args.labels)?;
+        return invite::run(&host.client()?, &args.name, labels, &args.by_agent, args.output.output).await;
+    }
     let request = JoinRequest {
         name: args.name.clone(),
         kubeconfig: member_kubeconfig(&args, &host)?,
@@ -139,7 +144,8 @@ fn member_kubeconfig(args: &cli::Join, host: &HostArgs) -> Result<String> {
     let context = args.cluster_context.as_deref().unwrap_or(&args.name);
     if context == host_context || !config.contexts.iter().any(|c| c.name == context) {
         bail!(
-            "which cluster is {:?}? Give its kubeconfig with --kubeconfig, or its context with --cluster-context",
+            "which cluster is {:?}? Give its kubeconfig with --kubeconfig, or its context with --cluster-context; if this host cannot reach \
+             it, use --agent",
             args.name
         );
     }

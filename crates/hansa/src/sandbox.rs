@@ -1,4 +1,4 @@
-//! A sandbox member of `hansa up`: a cluster in this process that is reached over TLS like any other.
+//! A sandbox member of `hansa up`: a cluster in this process that is reached over TLS, or through an agent, like any other.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-use crate::{data_dir::DataDir, membership};
+use crate::{data_dir::DataDir, membership, sandbox_agent::Site};
 
 /// How long the kubeconfig of a member is good for; it is made anew at each start.
 const VALIDITY: SignedDuration = SignedDuration::from_hours(24 * 365);
@@ -24,11 +24,18 @@ pub(crate) struct Member {
     tasks: [JoinHandle<()>; 2],
     kubeconfig: String,
     region: &'static str,
+    by_agent: bool,
+    agent: Option<JoinHandle<()>>,
 }
 
 impl Member {
     /// Starts member `number` on what it left behind, if it ran before.
-    pub(crate) async fn start(data: &DataDir, number: u8, stop: CancellationToken) -> Result<Self> {
+    pub(crate) async fn start(
+        data: &DataDir,
+        number: u8,
+        by_agent: bool,
+        stop: CancellationToken,
+    ) -> Result<Self> {
         let name = format!("member{number}");
         let region = if number % 2 == 1 { "west" } else { "east" };
         let server = data.server(&name, Vec::new()).await?;
@@ -46,23 +53,38 @@ impl Member {
             ..hansa_sandbox::Options::default()
         };
         let operating = Sandbox::start(&server, options, stop);
-        Ok(Self { name, server, tasks: [listening, operating], kubeconfig, region })
+        Ok(Self { name, server, tasks: [listening, operating], kubeconfig, region, by_agent, agent: None })
     }
 
     /// Joins it at the first start, and says where it is now if that changed. One that was taken out stays out.
-    pub(crate) async fn join(&self, host: &Client, data: &DataDir) -> Result<()> {
+    pub(crate) async fn join(
+        &mut self,
+        host: &Client,
+        data: &DataDir,
+        stop: &CancellationToken,
+    ) -> Result<()> {
         let joined = format!("{}.joined", self.name);
-        if data.read(&joined).is_some() {
+        let is_new = data.read(&joined).is_none();
+        let labels = [(LABEL_GROUP, "demo"), (LABEL_REGION, self.region)];
+        if self.by_agent {
+            let site = Site { name: &self.name, data, kubeconfig: &self.kubeconfig };
+            if is_new {
+                site.join(host, &labels).await?;
+                data.write_secret(&joined, "")?;
+            }
+            self.agent = site.start(host, stop.clone()).await?;
+            return Ok(());
+        }
+        if !is_new {
             return membership::refresh(host, &self.name, &self.kubeconfig).await;
         }
-        let labels = [(LABEL_GROUP, "demo"), (LABEL_REGION, self.region)];
         membership::create(host, &self.name, &self.kubeconfig, &labels).await?;
         data.write_secret(&joined, "")
     }
 
     /// Waits for its tasks and closes its state.
     pub(crate) async fn stopped(self) {
-        for task in self.tasks {
+        for task in self.agent.into_iter().chain(self.tasks) {
             // A task that panicked has ended as well.
             let _ = task.await;
         }

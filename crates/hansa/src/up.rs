@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use hansa_api::{Cluster, cluster::condition, names::ADMINS_GROUP};
 use hansa_embedded::auth::{StaticToken, User};
 use hansa_gateway::Gateway;
+use hansa_metrics::Metrics;
 use hansa_transport::Transport;
 use kube::{Client, ResourceExt};
 use serde_json::json;
@@ -23,7 +24,7 @@ use crate::{
     output::{Progress, say},
     processes::{Controllers, in_process, interrupted, leading},
     sandbox::Member,
-    webhook,
+    tower, webhook,
 };
 
 /// How long the parts may take to end after Ctrl-C.
@@ -37,8 +38,11 @@ pub(crate) async fn run(args: cli::Up) -> Result<()> {
 
     let administrator = StaticToken::new(&token, User::new("admin", [ADMINS_GROUP]));
     let host = data.server("host", vec![administrator]).await?;
-    let members = (1..=args.sandbox).map(|number| Member::start(&data, number, stop.clone()));
-    let members = futures::future::try_join_all(members).await?;
+    let direct = args.sandbox.checked_sub(args.sandbox_agents);
+    let direct = direct.context("--sandbox-agents is how many of the members of --sandbox have an agent")?;
+    let members =
+        (1..=args.sandbox).map(|number| Member::start(&data, number, number > direct, stop.clone()));
+    let mut members = futures::future::try_join_all(members).await?;
 
     let transport = Transport::in_process(in_process(host.clone()));
     let client = transport.client("default");
@@ -51,11 +55,20 @@ pub(crate) async fn run(args: cli::Up) -> Result<()> {
         Controllers::start(&client, hansa_api::names::SYSTEM_NAMESPACE, leading(), &stop).await?;
     let gateway = Gateway::new(transport, controllers.registry.clone());
     let listening = gateway::listen(&starting, gateway, args.listen, None, &[], stop.clone()).await?;
+    let place = tower::Place {
+        listen: args.tower_listen,
+        advertise: args.tower_advertise,
+        internal: None,
+        names: vec![],
+    };
+    let metrics = Metrics::default();
+    let tower =
+        tower::listen(&starting, place, &metrics, hansa_tower::Options::default(), stop.clone()).await?;
     let access = Access { server: listening.server, ca: listening.ca, user: json!({"token": token}) };
 
     let joined = async {
-        for member in &members {
-            member.join(&starting, &data).await?;
+        for member in &mut members {
+            member.join(&starting, &data, &stop).await?;
         }
         ready(&client, &members).await
     };
@@ -77,6 +90,7 @@ pub(crate) async fn run(args: cli::Up) -> Result<()> {
         controllers.stopped().await;
         // A task that panicked has ended as well.
         let _ = listening.task.await;
+        let _ = tower.task.await;
         let _ = webhooks.task.await;
         for member in members {
             member.stopped().await;

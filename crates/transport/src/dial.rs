@@ -34,28 +34,42 @@ pub(crate) struct Route {
     pub(crate) server_name: Option<String>,
 }
 
-/// A byte stream to `endpoint`, through `proxy` if there is one, and without TLS to the endpoint: for other protocols than an API server's. A
-/// peer that acknowledges nothing for `silence` is taken for dead by the kernel.
+/// How a stream is dialled that is not an API server's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    /// How long it may take until the stream is there.
+    pub connect: Duration,
+    /// How long a peer may acknowledge nothing until the kernel takes it for dead.
+    pub silence: Duration,
+    /// Which of the addresses of a name is tried first, counted round: whoever counts up meets all that are behind the name.
+    pub turn: usize,
+}
+
+/// A byte stream to `endpoint`, through `proxy` if there is one, and without TLS to the endpoint: for other protocols than an API server's.
 pub async fn reach(
     endpoint: &Endpoint,
     proxy: Option<&Proxy>,
-    silence: Duration,
-    timeout: Duration,
+    patience: Patience,
 ) -> Result<Box<dyn Io>, Error> {
     let shown = endpoint.to_string();
     let connect = async {
         match proxy {
             None => {
-                let stream = tcp(&endpoint.host, endpoint.port, &shown).await?;
-                guard(&stream, silence);
+                let mut addresses = resolve(&endpoint.host, endpoint.port, &shown).await?;
+                let count = addresses.len().max(1);
+                addresses.rotate_left(patience.turn % count);
+                // One that swallows everything leaves time for the next.
+                let each = patience.connect / u32::try_from(count).unwrap_or(u32::MAX);
+                let stream = first(&addresses, each, &shown).await?;
+                guard(&stream, patience.silence);
                 Ok(Box::new(stream) as Box<dyn Io>)
             }
-            Some(proxy) => through(proxy, endpoint, Some(silence)).await,
+            Some(proxy) => through(proxy, endpoint, Some(patience.silence)).await,
         }
     };
-    tokio::time::timeout(timeout, connect)
+    tokio::time::timeout(patience.connect, connect)
         .await
-        .unwrap_or_else(|_| Err(Error::Timeout { endpoint: shown.clone(), after: timeout }))
+        .unwrap_or_else(|_| Err(Error::Timeout { endpoint: shown.clone(), after: patience.connect }))
 }
 
 /// Has the kernel notice a dead peer, where it can; whoever uses the stream has heartbeats of their own.
@@ -99,19 +113,26 @@ async fn connect(route: &Route, config: Option<&Arc<ClientConfig>>) -> Result<St
 }
 
 async fn tcp(host: &str, port: u16, shown: &str) -> Result<TcpStream, Error> {
-    let addresses: Vec<SocketAddr> = tokio::net::lookup_host((host, port))
-        .await
-        .map_err(|_| Error::Dns { endpoint: shown.to_owned() })?
-        .collect();
+    first(&resolve(host, port, shown).await?, Duration::MAX, shown).await
+}
+
+async fn resolve(host: &str, port: u16, shown: &str) -> Result<Vec<SocketAddr>, Error> {
+    let found = tokio::net::lookup_host((host, port)).await;
+    Ok(found.map_err(|_| Error::Dns { endpoint: shown.to_owned() })?.collect())
+}
+
+/// The first of the addresses that answers, each within `limit`.
+async fn first(addresses: &[SocketAddr], limit: Duration, shown: &str) -> Result<TcpStream, Error> {
     let mut last = Error::Dns { endpoint: shown.to_owned() };
     for address in addresses {
-        match TcpStream::connect(address).await {
-            Ok(stream) => {
+        match tokio::time::timeout(limit, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => {
                 // Requests are written whole; waiting to fill a packet only adds latency.
                 let _ = stream.set_nodelay(true);
                 return Ok(stream);
             }
-            Err(error) => last = Error::connect(shown, &error),
+            Ok(Err(error)) => last = Error::connect(shown, &error),
+            Err(_) => last = Error::Timeout { endpoint: shown.to_owned(), after: limit },
         }
     }
     Err(last)

@@ -30,7 +30,7 @@ use tower::Service;
 
 pub use body::{Body, boxed, collect, empty};
 pub use credential::{Credential, Identity};
-pub use dial::{Io, reach};
+pub use dial::{Io, Patience, reach};
 pub use endpoint::{Endpoint, EndpointError, Proxy, ProxyError};
 pub use error::{BoxError, Error, explain};
 pub use kubeconfig::{KubeconfigError, Target};
@@ -96,7 +96,7 @@ pub struct Transport {
 }
 
 enum Inner {
-    Remote(Remote),
+    Remote(Box<Remote>),
     InProcess(in_process::InProcess),
 }
 
@@ -136,7 +136,7 @@ impl Transport {
             requests: Arc::new(Semaphore::new(limits.concurrency)),
             gate: limits.rate.map(|rate| Box::new(rate::Gate::new(rate))),
         };
-        Ok(Self { inner: Arc::new(Inner::Remote(remote)) })
+        Ok(Self { inner: Arc::new(Inner::Remote(Box::new(remote))) })
     }
 
     /// A transport that is a function call into a server in this process.

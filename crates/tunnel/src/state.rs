@@ -256,9 +256,12 @@ impl State {
     /// The connection has ended: everybody who waits learns why.
     pub(crate) fn end(&mut self, error: Error, wakers: &mut Vec<Waker>) {
         for slot in self.streams.values_mut() {
-            slot.reset.get_or_insert_with(|| error.clone());
-            slot.inbox.clear();
-            slot.window.close(&self.settings.budget);
+            // What has come whole may still be read.
+            if !slot.settled {
+                slot.reset.get_or_insert_with(|| error.clone());
+                slot.inbox.clear();
+                slot.window.close(&self.settings.budget);
+            }
             slot.wake(wakers);
         }
         self.ended.get_or_insert(error);

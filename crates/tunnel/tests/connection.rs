@@ -282,6 +282,15 @@ async fn whoever_drains_takes_nothing_new_and_lets_the_rest_end() {
 }
 
 #[tokio::test]
+async fn an_answer_that_came_whole_is_read_to_its_end_after_the_connection_has_ended() {
+    let pair = connect(Settings::default());
+    let response = answer(&pair.host, Request::post("/echo").body(full("whole")).unwrap()).await;
+    pair.agent.drain();
+    pair.host.closed().await;
+    assert_eq!(text(response).await, b"whole");
+}
+
+#[tokio::test]
 async fn a_connection_that_is_lost_fails_everything_on_it_at_once() {
     let pair = connect(Settings::default());
     let response = answer(&pair.host, get("/endless")).await;

@@ -134,18 +134,12 @@ func (k *kubelet) follow() {
 	factory.WaitForCacheSync(context.Background().Done())
 }
 
-// sync takes the Pod one step further: bound, running, gone.
+// sync takes the Pod one step further: running, gone. There is no scheduler: who wants a Pod to run says `nodeName`.
 func (k *kubelet) sync(pod *core.Pod) {
 	ctx := context.Background()
 	name := pod.Namespace + "/" + pod.Name
 	running, _ := k.named(name)
 	switch {
-	case pod.Spec.NodeName == "" && pod.DeletionTimestamp == nil:
-		binding := &core.Binding{
-			ObjectMeta: meta.ObjectMeta{Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID},
-			Target:     core.ObjectReference{Kind: "Node", Name: k.node},
-		}
-		complain("bind "+name, k.client.CoreV1().Pods(pod.Namespace).Bind(ctx, binding, meta.CreateOptions{}))
 	case pod.Spec.NodeName != k.node:
 	case pod.DeletionTimestamp != nil:
 		if running != nil {

@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 
 use super::Token;
 
-/// Where the agent's container finds what it joins with.
-const JOIN_DIR: &str = "/etc/hansa/join";
+/// Where the agent looks for what it joins with, each time it dials.
+const JOIN_DIRECTORY: &str = "/var/run/hansa/agent-join";
 
 /// Everything an agent needs to join, and how it is to run.
 #[derive(Clone, Debug)]
@@ -130,7 +130,7 @@ fn rights(role: Option<&str>) -> Vec<Value> {
                     { "apiGroups": [""], "resources": ["secrets"], "verbs": ["create"] },
                     {
                         "apiGroups": [""], "resources": ["secrets"], "resourceNames": [names::AGENT_CREDENTIAL],
-                        "verbs": ["get", "update", "patch"],
+                        "verbs": ["get", "update"],
                     },
                 ],
             }),
@@ -176,13 +176,7 @@ fn deployment(invitation: &Invitation) -> Value {
                     "containers": [{
                         "name": "agent",
                         "image": invitation.image,
-                        "args": [
-                            "agent",
-                            format!("--tower={}", invitation.server),
-                            format!("--cluster={}", invitation.cluster),
-                            format!("--ca-file={JOIN_DIR}/ca.crt"),
-                            format!("--token-file={JOIN_DIR}/token"),
-                        ],
+                        "args": ["agent"],
                         "resources": {
                             "requests": { "cpu": "10m", "memory": "16Mi" }, "limits": { "memory": "64Mi" },
                         },
@@ -190,7 +184,7 @@ fn deployment(invitation: &Invitation) -> Value {
                             "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true,
                             "capabilities": { "drop": ["ALL"] },
                         },
-                        "volumeMounts": [{ "name": "join", "mountPath": JOIN_DIR, "readOnly": true }],
+                        "volumeMounts": [{ "name": "join", "mountPath": JOIN_DIRECTORY, "readOnly": true }],
                     }],
                     "volumes": [{
                         "name": "join",
