@@ -230,7 +230,8 @@ fn port(process: &Process, before: &str) -> u16 {
 }
 
 fn proxy(scene: Scene<'_>) {
-    let proxy = scene.start("proxy", &["proxy", "--port=0"]);
+    // A server with a path, as a member's is here, needs the flag.
+    let proxy = scene.start("proxy", &["proxy", "--port=0", "--append-server-path"]);
     let port = port(&proxy, "Starting to serve on 127.0.0.1:");
     let log = http(port, "/api/v1/namespaces/default/pods/echo/log");
     assert!(log.starts_with("HTTP/1.1 200") && log.contains("first\n"), "{log}");

@@ -38,7 +38,7 @@ pub fn start(program: &PathBuf, cluster: &Cluster) -> Process {
     }
     let mut process = Process::start("kubelet", &root, command.args(["--node", NODE]));
     eventually("a node is ready", || {
-        process.check()?;
+        process.check().unwrap_or_else(|e| panic!("{e}"));
         process.output().contains("is ready").then_some(()).ok_or_else(|| process.output())
     });
     process

@@ -27,6 +27,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/client-go/util/retry"
 )
 
 const (
@@ -90,17 +91,21 @@ func (k *kubelet) register(port int32) {
 	if _, err := nodes.Create(ctx, node, meta.CreateOptions{}); !apierrors.IsAlreadyExists(err) {
 		must(err)
 	}
-	node, err := nodes.Get(ctx, k.node, meta.GetOptions{})
-	must(err)
-	node.Status = core.NodeStatus{
-		Addresses:       []core.NodeAddress{{Type: core.NodeInternalIP, Address: loopback}},
-		DaemonEndpoints: core.NodeDaemonEndpoints{KubeletEndpoint: core.DaemonEndpoint{Port: port}},
-		Conditions: []core.NodeCondition{{
-			Type: core.NodeReady, Status: core.ConditionTrue, Reason: "KubeletReady", LastTransitionTime: meta.Now(),
-		}},
-	}
-	_, err = nodes.UpdateStatus(ctx, node, meta.UpdateOptions{})
-	must(err)
+	must(retry.RetryOnConflict(retry.DefaultBackoff, func() error {
+		node, err := nodes.Get(ctx, k.node, meta.GetOptions{})
+		if err != nil {
+			return err
+		}
+		node.Status = core.NodeStatus{
+			Addresses:       []core.NodeAddress{{Type: core.NodeInternalIP, Address: loopback}},
+			DaemonEndpoints: core.NodeDaemonEndpoints{KubeletEndpoint: core.DaemonEndpoint{Port: port}},
+			Conditions: []core.NodeCondition{{
+				Type: core.NodeReady, Status: core.ConditionTrue, Reason: "KubeletReady", LastTransitionTime: meta.Now(),
+			}},
+		}
+		_, err = nodes.UpdateStatus(ctx, node, meta.UpdateOptions{})
+		return err
+	}))
 }
 
 // renew tells the node controller that this node lives.
@@ -192,30 +197,24 @@ func (k *kubelet) report(namespace, name string, uid types.UID, c *container) {
 		State: state, Ready: started, Started: &started,
 	}
 	pods := k.client.CoreV1().Pods(namespace)
-	for {
+	complain("report "+namespace+"/"+name, retry.RetryOnConflict(retry.DefaultBackoff, func() error {
 		pod, err := pods.Get(ctx, name, meta.GetOptions{})
 		if err != nil || pod.UID != uid {
-			return
+			return err
 		}
 		pod.Status.Phase, pod.Status.StartTime = phase, &c.started
 		pod.Status.HostIP, pod.Status.HostIPs = loopback, []core.HostIP{{IP: loopback}}
 		pod.Status.PodIP, pod.Status.PodIPs = loopback, []core.PodIP{{IP: loopback}}
 		pod.Status.ContainerStatuses = []core.ContainerStatus{status}
-		pod.Status.Conditions = nil
-		for _, condition := range []core.PodConditionType{core.PodScheduled, core.PodInitialized} {
-			pod.Status.Conditions = append(pod.Status.Conditions,
-				core.PodCondition{Type: condition, Status: core.ConditionTrue, LastTransitionTime: c.started})
-		}
-		for _, condition := range []core.PodConditionType{core.ContainersReady, core.PodReady} {
-			pod.Status.Conditions = append(pod.Status.Conditions,
-				core.PodCondition{Type: condition, Status: ready, LastTransitionTime: meta.Now()})
+		pod.Status.Conditions = []core.PodCondition{
+			{Type: core.PodScheduled, Status: core.ConditionTrue, LastTransitionTime: c.started},
+			{Type: core.PodInitialized, Status: core.ConditionTrue, LastTransitionTime: c.started},
+			{Type: core.ContainersReady, Status: ready, LastTransitionTime: meta.Now()},
+			{Type: core.PodReady, Status: ready, LastTransitionTime: meta.Now()},
 		}
 		_, err = pods.UpdateStatus(ctx, pod, meta.UpdateOptions{})
-		if !apierrors.IsConflict(err) {
-			complain("report "+namespace+"/"+name, err)
-			return
-		}
-	}
+		return err
+	}))
 }
 
 // named is the container of the Pod `namespace/name`.
