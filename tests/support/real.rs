@@ -177,7 +177,7 @@ pub struct Real {
     kubectl: Kubectl,
     members: [Cluster; 2],
     _host: Cluster,
-    _hansa: Vec<Process>,
+    hansa: Vec<Process>,
     _dir: TempDir,
 }
 
@@ -264,7 +264,13 @@ impl Real {
         for context in ["host", "member1", "member2"] {
             eventually("the gateway serves", || kubectl.try_run(context, &["get", "namespaces"]));
         }
-        Some(Self { kubectl, members: [member1, member2], _host: host, _hansa: processes, _dir: dir })
+        Some(Self { kubectl, members: [member1, member2], _host: host, hansa: processes, _dir: dir })
+    }
+
+    /// One of Hansa's own processes, to do with as the test likes.
+    pub fn take(&mut self, name: &str) -> Process {
+        let index = self.hansa.iter().position(|process| process.name == name).unwrap();
+        self.hansa.remove(index)
     }
 
     pub fn member(&self, name: &str) -> &Cluster {
