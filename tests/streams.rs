@@ -57,6 +57,7 @@ fn streams_arrive_whole_from_every_kind_of_member() {
             scope.spawn(move || all(scene));
         }
     });
+    reader(scene(1));
     lost(scene(1), agent);
 }
 
@@ -388,6 +389,43 @@ fn written(process: u32) -> u64 {
     let told = fs::read_to_string(format!("/proc/{process}/io")).unwrap();
     let line = told.lines().find_map(|line| line.strip_prefix("wchar: "));
     line.unwrap().parse().unwrap()
+}
+
+/// At the tower a caller without impersonation acts as the agent, who may do everything; who may only read there must
+/// not run anything, although over WebSocket a command begins with a GET.
+fn reader(scene: Scene<'_>) {
+    let host = scene.gateway;
+    host.ok("host", &["create", "serviceaccount", "reader", "-n", "default"]);
+    let named = format!("--resource-name={}", scene.member);
+    let resource = "--resource=clusters.cluster.kubesphere.io/tunnel";
+    host.ok("host", &["create", "clusterrole", "reader", "--verb=get", resource, &named]);
+    let subject = "--serviceaccount=default:reader";
+    host.ok("host", &["create", "clusterrolebinding", "reader", "--clusterrole=reader", subject]);
+    let token = host.ok("host", &["create", "token", "reader", "-n", "default"]);
+    let tower =
+        host.json("host", &["get", "configmap", "hansa-tower", "-n", "kube-federation-system"]).unwrap();
+    let [server, authority] = ["server", "ca.crt"].map(|key| tower["data"][key].as_str().unwrap().to_owned());
+    let file = |name: &str| scene.files.join(name);
+    fs::write(file("tower.crt"), authority).unwrap();
+    let config = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "c",
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+        "clusters": [{"name": "c", "cluster": {
+            "server": format!("{server}/clusters/{}", scene.member), "certificate-authority": file("tower.crt")}}],
+        "users": [{"name": "u", "user": {"token": token.trim()}}],
+    });
+    fs::write(file("tower.kubeconfig"), config.to_string()).unwrap();
+    let tower = Kubectl::new(&file("tower.kubeconfig"));
+    for websocket in [false, true] {
+        let scene = Scene { gateway: &tower, member: "", websocket, ..scene };
+        let read = scene.run(&["logs", "echo"], b"");
+        assert!(read.status.success(), "{read:?}");
+        for args in [&["exec", "echo", "--", "echo", "ran"][..], &["attach", "echo"]] {
+            let refused = scene.run(args, b"");
+            assert!(!refused.status.success() && refused.stdout.is_empty(), "{args:?}: {refused:?}");
+            assert!(String::from_utf8_lossy(&refused.stderr).contains("orbidden"), "{args:?}: {refused:?}");
+        }
+    }
 }
 
 /// An agent dies: what went through it ends at once, never as if it were whole, and the next agent takes up the work.

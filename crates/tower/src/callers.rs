@@ -58,7 +58,10 @@ pub(crate) async fn handle(
         }
         wanted => wanted,
     };
-    authorize(tower, &caller, verb(request.method())?, &cluster).await?;
+    let upgrade = asks_to_upgrade(request.headers());
+    // What is switched to carries commands both ways whatever method it begins with: over WebSocket `kubectl exec` is a GET.
+    let verb = if upgrade { "create" } else { verb(request.method())? };
+    authorize(tower, &caller, verb, &cluster).await?;
     if wanted.is_some() {
         authorize(tower, &caller, "impersonate", &cluster).await?;
     }
@@ -72,7 +75,6 @@ pub(crate) async fn handle(
         Over::Member => unavailable(&cluster, "as many requests are under way to it as may be"),
     })?;
 
-    let upgrade = asks_to_upgrade(request.headers());
     let caller = request.extensions_mut().remove::<OnUpgrade>();
     if upgrade && caller.is_none() {
         return Err(Status::bad_request("this connection cannot be upgraded: HTTP/1.1 is needed"));
