@@ -14,9 +14,11 @@ use super::{Federation, Kubectl, embedded, eventually, free_port, process::Proce
 
 const ADMIN_TOKEN: &str = "a-token-of-the-test-clusters-only";
 
-/// One real cluster without kubelets.
+/// One real cluster without kubelets; `kubelet::start` gives it one.
 pub struct Cluster {
     pub kubectl: Kubectl,
+    /// Where its files are: certificates, keys, data.
+    pub dir: PathBuf,
     pub processes: Vec<Process>,
     /// Where its etcd listens, as `http://127.0.0.1:2379`.
     pub etcd: String,
@@ -79,6 +81,10 @@ impl Cluster {
                 ("service-account-key-file", path("sa.pub")),
                 ("service-account-signing-key-file", path("sa.key")),
                 ("service-cluster-ip-range", "10.0.0.0/24".into()),
+                ("kubelet-certificate-authority", path("ca.crt")),
+                ("kubelet-client-certificate", path("admin.crt")),
+                ("kubelet-client-key", path("admin.key")),
+                ("kubelet-preferred-address-types", "InternalIP".into()),
             ])
             .into_iter()
             .chain(given)
@@ -115,7 +121,7 @@ impl Cluster {
             })
             .to_string(),
         );
-        Self { kubectl, processes, etcd }
+        Self { kubectl, dir: dir.to_owned(), processes, etcd }
     }
 
     /// One of its programs, by name.
@@ -162,6 +168,8 @@ impl Pki {
         write("ca.crt", &ca.pem());
         write("server.crt", &server.pem());
         write("server.key", &server_key.serialize_pem());
+        write("admin.crt", &admin.pem());
+        write("admin.key", &admin_key.serialize_pem());
         let service_accounts = key();
         write("sa.key", &service_accounts.serialize_pem());
         write("sa.pub", &service_accounts.public_key_pem());
@@ -186,7 +194,7 @@ pub struct Real {
     kubectl: Kubectl,
     members: [Cluster; 2],
     _host: Cluster,
-    _hansa: Vec<Process>,
+    hansa: Vec<Process>,
     _dir: TempDir,
 }
 
@@ -200,15 +208,16 @@ pub enum By {
 impl Real {
     /// `None`, loudly, when there are no binaries to run; `cargo xtask test` provides them.
     pub fn start() -> Option<Self> {
-        Self::start_by(By::Kubeconfig)
+        Self::start_by([By::Kubeconfig; 2])
     }
 
     /// The same, with a tower and agents in place of kubeconfigs.
     pub fn start_with_agents() -> Option<Self> {
-        Self::start_by(By::Agent)
+        Self::start_by([By::Agent; 2])
     }
 
-    fn start_by(by: By) -> Option<Self> {
+    /// The same, where each of the two members is connected in a way of its own.
+    pub fn start_by(by: [By; 2]) -> Option<Self> {
         let Some(assets) = env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from) else {
             eprintln!("SKIPPED: no real clusters without KUBEBUILDER_ASSETS; run `cargo xtask test`");
             return None;
@@ -236,11 +245,11 @@ impl Real {
             ),
             hansa("apiserver", &["apiserver", "--listen", &listen]),
         ];
-        if by == By::Agent {
+        if by.contains(&By::Agent) {
             let listen = format!("127.0.0.1:{}", free_port());
             processes.push(hansa("tower", &["tower", "--listen", &listen]));
         }
-        for (member, cluster) in [("member1", &member1), ("member2", &member2)] {
+        for (member, cluster, by) in [("member1", &member1, by[0]), ("member2", &member2, by[1])] {
             let kubeconfig = cluster.kubectl.kubeconfig.to_str().unwrap();
             let label = "cluster.kubesphere.io/group=demo";
             if by == By::Agent {
@@ -272,7 +281,18 @@ impl Real {
         for context in ["host", "member1", "member2"] {
             eventually("the gateway serves", || kubectl.try_run(context, &["get", "namespaces"]));
         }
-        Some(Self { kubectl, members: [member1, member2], _host: host, _hansa: processes, _dir: dir })
+        Some(Self { kubectl, members: [member1, member2], _host: host, hansa: processes, _dir: dir })
+    }
+
+    /// One of Hansa's own processes, to do with as the test likes.
+    pub fn take(&mut self, name: &str) -> Process {
+        let index = self.hansa.iter().position(|process| process.name == name).unwrap();
+        self.hansa.remove(index)
+    }
+
+    pub fn member(&self, name: &str) -> &Cluster {
+        let [first, second] = &self.members;
+        if name == "member1" { first } else { second }
     }
 }
 
@@ -314,8 +334,7 @@ impl Federation for Real {
     }
 
     fn direct(&self, member: &str) -> &Kubectl {
-        let [first, second] = &self.members;
-        if member == "member1" { &first.kubectl } else { &second.kubectl }
+        &self.member(member).kubectl
     }
 
     /// Stands in for the kubelets that these clusters do not have.

@@ -32,6 +32,25 @@ pub(crate) fn assets(root: &Path) -> Result<Option<PathBuf>> {
     build(root).map(Some)
 }
 
+/// What stands in for the kubelets of the tests' clusters, in `xtask/kubernetes/kubelet`.
+const KUBELET: &str = "kubelet-stand-in";
+
+/// The program that stands in for a kubelet: what `HANSA_KUBELET` names if that is set, else built; `None` without a Go toolchain.
+pub(crate) fn kubelet(root: &Path) -> Result<Option<PathBuf>> {
+    if let Some(program) = env::var_os("HANSA_KUBELET").map(PathBuf::from) {
+        return Ok(Some(program));
+    }
+    if Command::new("go").arg("version").output().is_err() {
+        return Ok(None);
+    }
+    let cache = cache_dir()?.join("kubernetes").join(KUBERNETES_VERSION);
+    fs::create_dir_all(&cache).with_context(|| cache.display().to_string())?;
+    let lock = fs::File::create(cache.join("lock"))?;
+    lock.lock().context("cannot lock the cache")?;
+    go_build(&root.join("xtask/kubernetes/kubelet"), &cache, "-s -w", &[(KUBELET, ".")])?;
+    Ok(Some(cache.join(KUBELET)))
+}
+
 /// The KubeFed release that Hansa takes the place of, which the tests use as a client, a predecessor and a peer.
 const KUBEFED_VERSION: &str = "0.10.0";
 
@@ -91,8 +110,11 @@ fn build(root: &Path) -> Result<PathBuf> {
 }
 
 fn go_build(module: &Path, cache: &Path, ldflags: &str, binaries: &[(&str, &str)]) -> Result<()> {
-    // The pins decide whether a cached binary is the one asked for.
-    let pins = fs::read(module.join("go.mod"))?;
+    // The pins decide whether a cached binary is the one asked for, and so does a program of our own.
+    let mut pins = fs::read(module.join("go.mod"))?;
+    for source in own_sources(module)? {
+        pins.extend(fs::read(source)?);
+    }
     let stamp = cache.join(format!("{}.go.mod", module.file_name().unwrap_or_default().to_string_lossy()));
     let cached = binaries.iter().all(|(name, _)| cache.join(name).is_file());
     if cached && fs::read(&stamp).is_ok_and(|stamped| stamped == pins) {
@@ -116,6 +138,15 @@ fn go_build(module: &Path, cache: &Path, ldflags: &str, binaries: &[(&str, &str)
     }
     fs::write(stamp, pins)?;
     Ok(())
+}
+
+/// The Go files of a module's own program; `tools.go` only names other modules' programs.
+fn own_sources(module: &Path) -> Result<Vec<PathBuf>> {
+    let files = fs::read_dir(module)?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
+    let own = |path: &PathBuf| path.extension().is_some_and(|e| e == "go") && !path.ends_with("tools.go");
+    let mut sources: Vec<_> = files.into_iter().filter(own).collect();
+    sources.sort();
+    Ok(sources)
 }
 
 fn cache_dir() -> Result<PathBuf> {

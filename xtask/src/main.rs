@@ -19,7 +19,7 @@ usage: cargo xtask TASK
 
   up [ARGS]      build the optimised binary and run `hansa up --sandbox 2 ARGS`
   test [ARGS]    run every test; the end-to-end ones against embedded and against real clusters
-  k8s            obtain etcd, kube-apiserver, kube-controller-manager, kubectl and KubeFed; print where they are
+  k8s            obtain etcd, kube-apiserver, kube-controller-manager, kubectl, KubeFed, a kubelet; print where
   bench [ARGS]   measure the budgets of the design, side by side with real peers
   crds           regenerate deploy/ from crates/api
   openapi        regenerate crates/machinery/data and crates/embedded/data from the Kubernetes source module";
@@ -66,7 +66,14 @@ fn test(root: &Path, args: Vec<OsString>) -> Result<()> {
     if let Some(dir) = &kubefed {
         tests.env("HANSA_KUBEFED_ASSETS", dir);
     }
+    let kubelet = k8s::kubelet(root)?;
+    if let Some(program) = &kubelet {
+        tests.env("HANSA_KUBELET", program);
+    }
     run(&mut tests)?;
+    if kubelet.is_none() {
+        eprintln!("\nSKIPPED: nothing was streamed from real clusters. Install Go, or set HANSA_KUBELET.");
+    }
     if kubefed.is_none() {
         eprintln!(
             "\nSKIPPED: nothing was compared with the genuine KubeFed. Install Go, or set HANSA_KUBEFED_ASSETS."
@@ -88,8 +95,8 @@ fn k8s(root: &Path) -> Result<()> {
     let dir =
         k8s::assets(root)?.context("there is no `go` on this machine and KUBEBUILDER_ASSETS is not set")?;
     println!("{}", dir.display());
-    if let Some(dir) = k8s::kubefed(root)? {
-        println!("{}", dir.display());
+    for path in [k8s::kubefed(root)?, k8s::kubelet(root)?].into_iter().flatten() {
+        println!("{}", path.display());
     }
     Ok(())
 }
