@@ -2,6 +2,7 @@
 
 mod k8s;
 mod openapi;
+mod peers;
 mod protobuf;
 
 use std::{
@@ -98,7 +99,14 @@ fn bench(root: &Path, args: Vec<OsString>) -> Result<()> {
     // Built together, so that the client that is measured and the one it is measured against have the same features.
     let [hansa, bench] = release_binaries(root, ["hansa", "hansa-benches"])?;
     let mut command = Command::new(bench);
+    let tunnels = args.is_empty() || args.iter().any(|arg| arg == "tower");
     command.args(args).env("HANSA", hansa);
+    if tunnels {
+        match peers::rathole(root) {
+            Ok(program) => drop(command.env("HANSA_BENCH_RATHOLE", program)),
+            Err(error) => eprintln!("the tunnel is measured without rathole: {error:#}"),
+        }
+    }
     match k8s::assets(root)? {
         Some(dir) => drop(command.env("KUBEBUILDER_ASSETS", dir)),
         None => eprintln!("no real kube-apiserver on this machine: figures come without their ratio"),
