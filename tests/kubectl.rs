@@ -10,7 +10,11 @@ mod support;
 use std::{env, path::PathBuf};
 
 use regex::Regex;
-use support::{Federation, Kubectl, embedded::Embedded, real::Cluster};
+use support::{
+    Federation, Kubectl,
+    embedded::Embedded,
+    real::{Cluster, Real},
+};
 use tempfile::TempDir;
 
 /// What kubectl answered, evened out.
@@ -23,6 +27,8 @@ struct Answer {
 
 struct Pair {
     embedded: Kubectl,
+    /// The context of the first, which is the embedded server unless a test says otherwise.
+    context: &'static str,
     real: Option<Kubectl>,
     noise: Vec<(Regex, &'static str)>,
     differences: Vec<String>,
@@ -43,7 +49,7 @@ impl Pair {
     /// Runs one command line against both; `wanted` says whether it should succeed.
     fn step(&mut self, wanted: bool, line: &str, input: &str) {
         let args: Vec<&str> = line.split_whitespace().collect();
-        let embedded = self.answer(&self.embedded, "host", &args, input);
+        let embedded = self.answer(&self.embedded, self.context, &args, input);
         if embedded.success != wanted {
             self.differences.push(format!("kubectl {line}\n  wanted {wanted}, embedded: {embedded:#?}"));
         }
@@ -59,13 +65,27 @@ impl Pair {
     /// Like [`Self::step`], where the answers differ for a good reason: both must do `wanted`, whatever they say.
     fn alone(&mut self, wanted: bool, line: &str, input: &str) {
         let args: Vec<&str> = line.split_whitespace().collect();
-        for (kubectl, context) in [(Some(&self.embedded), "host"), (self.real.as_ref(), "")] {
+        for (kubectl, context) in [(Some(&self.embedded), self.context), (self.real.as_ref(), "")] {
             let Some(kubectl) = kubectl else { continue };
             let answer = self.answer(kubectl, context, &args, input);
             if answer.success != wanted {
                 self.differences.push(format!("kubectl {line}\n  wanted {wanted}: {answer:#?}"));
             }
         }
+    }
+
+    fn all_parts(&mut self) {
+        for part in
+            [create_and_read, more_verbs, apply, patches, refusals, custom_resources, deletion, access]
+        {
+            part(self);
+        }
+        assert!(
+            self.differences.is_empty(),
+            "{} differences:\n\n{}",
+            self.differences.len(),
+            self.differences.join("\n\n")
+        );
     }
 
     fn ok(&mut self, line: &str) {
@@ -88,7 +108,7 @@ fn noise() -> Vec<(Regex, &'static str)> {
         (r"(resourceVersion: ).\d+.", "${1}RV"),
         (r#"("resourceVersion":) ?"\d+""#, "${1}RV"),
         (r"\b10\.\d+\.\d+\.\d+\b", "CLUSTER-IP"),
-        (r"https://127\.0\.0\.1:\d+(/clusters/host)?", "SERVER"),
+        (r"https://127\.0\.0\.1:\d+(/clusters/[a-z0-9]+)?", "SERVER"),
         (r"(?m)(\s)(\d+s|\d+m\d*s?|<invalid>)(\s|$)", "${1}AGE${3}"),
         (r" +", " "),
         (r"-{2,}", "--"),
@@ -105,19 +125,26 @@ fn kubectl_hears_what_a_real_server_says() {
         .map(|assets| Cluster::start("real", dir.path(), &PathBuf::from(assets)));
     let mut pair = Pair {
         embedded: up.kubectl().clone(),
+        context: "host",
         real: real.as_ref().map(|r| r.kubectl.clone()),
         noise: noise(),
         differences: Vec::new(),
     };
-    for part in [create_and_read, more_verbs, apply, patches, refusals, custom_resources, deletion, access] {
-        part(&mut pair);
-    }
-    assert!(
-        pair.differences.is_empty(),
-        "{} differences:\n\n{}",
-        pair.differences.len(),
-        pair.differences.join("\n\n")
-    );
+    pair.all_parts();
+}
+
+/// The same through the gateway, the tower and an agent, beside a real server that is asked directly.
+#[test]
+fn kubectl_hears_the_same_through_an_agent() {
+    let Some(federation) = Real::start_with_agents() else { return };
+    let mut pair = Pair {
+        embedded: federation.kubectl().clone(),
+        context: "member1",
+        real: Some(federation.direct("member2").clone()),
+        noise: noise(),
+        differences: Vec::new(),
+    };
+    pair.all_parts();
 }
 
 const CONFIG: &str = r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"one","namespace":"k","labels":{"a":"b"}},"data":{"x":"1"}}"#;

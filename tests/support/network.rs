@@ -61,7 +61,8 @@ impl Network {
             let (member, cable) = (self.namespace(&format!("m{number}")), format!("m{number}"));
             add(&member)?;
             ip(&[
-                "link", "add", &cable, "netns", &host, "type", "veth", "peer", "name", "cable", "netns", &member,
+                "link", "add", &cable, "netns", &host, "type", "veth", "peer", "name", "cable", "netns",
+                &member,
             ])?;
             ip(&["-n", &host, "addr", "add", &format!("10.77.{number}.1/30"), "dev", &cable])?;
             ip(&["-n", &host, "link", "set", &cable, "up"])?;

@@ -281,10 +281,12 @@ pub fn agent(kubectl: &Kubectl, name: &str, logs: &Path) -> Process {
     config["users"][0]["user"] = json!({"token": token.trim()});
     let kubeconfig = files.join("kubeconfig");
     fs::write(&kubeconfig, config.to_string()).unwrap();
-    let arguments = container["args"].as_array().unwrap().iter();
-    let arguments = arguments.map(|arg| arg.as_str().unwrap().replace(mount, files.to_str().unwrap()));
+    let arguments = container["args"].as_array().unwrap().iter().map(|arg| arg.as_str().unwrap());
     let mut command = Command::new(embedded::binary());
     command.args(arguments).arg("--kubeconfig").arg(&kubeconfig);
+    // A Pod has the files where the agent looks by itself.
+    assert_eq!(mount, "/var/run/hansa/agent-join");
+    command.env("HANSA_JOIN_DIR", &files);
     command.env_remove("HTTPS_PROXY").env_remove("https_proxy");
     Process::start(&format!("{name}-agent"), logs, &mut command)
 }
