@@ -21,7 +21,7 @@ usage: cargo xtask TASK
   up [ARGS]      build the optimised binary and run `hansa up --sandbox 2 ARGS`
   test [ARGS]    run every test; the end-to-end ones against embedded and against real clusters
   k8s            obtain etcd, kube-apiserver, kube-controller-manager, kubectl and KubeFed; print where they are
-  bench [ARGS]   measure the budgets of the design, side by side with real peers
+  bench [PARTS]  measure the budgets of the design, side by side with real peers; `bench tower PART` for one of the tunnel
   crds           regenerate deploy/ from crates/api
   openapi        regenerate crates/machinery/data and crates/embedded/data from the Kubernetes source module";
 

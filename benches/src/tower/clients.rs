@@ -15,6 +15,8 @@ pub struct Load {
     /// Latencies in milliseconds.
     pub p50: f64,
     pub p99: f64,
+    /// Connections that broke and requests without an answer.
+    pub failed: u64,
 }
 
 /// Where a program is; those of an administrator are found by everybody.
@@ -53,16 +55,17 @@ pub fn wrk(url: &str, connections: usize, seconds: usize, headers: &[String]) ->
     let output = command.arg(url).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "wrk {url}: {text}{}", String::from_utf8_lossy(&output.stderr));
-    for bad in ["Non-2xx", "Socket errors"] {
-        assert!(!text.contains(bad), "wrk {url}: {text}");
-    }
+    assert!(!text.contains("Non-2xx"), "wrk {url}: {text}");
     let after = |start: &str| {
         let line = text.lines().map(str::trim).find_map(|line| line.strip_prefix(start));
         line.unwrap_or_else(|| panic!("wrk {url}: {text}")).trim().to_owned()
     };
     let requests =
         text.lines().find_map(|line| line.split_once(" requests in ")).map(|(count, _)| count.trim());
+    let errors = text.lines().find_map(|line| line.trim().strip_prefix("Socket errors:"));
+    let errors = errors.into_iter().flat_map(|line| line.split([' ', ',']));
     Load {
+        failed: errors.filter_map(|word| word.parse::<u64>().ok()).sum(),
         requests: requests
             .and_then(|count| count.parse().ok())
             .unwrap_or_else(|| panic!("wrk {url}: {text}")),

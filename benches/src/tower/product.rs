@@ -24,7 +24,7 @@ use crate::{
 };
 
 const CONNECTIONS: usize = 64;
-const SECONDS: usize = 4;
+const SECONDS: usize = 3;
 const PATH: &str = "/api/v1/namespaces/default/configmaps/one";
 
 /// A way to the object.

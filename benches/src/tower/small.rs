@@ -16,7 +16,7 @@ use super::{
 use crate::percentile;
 
 const CONNECTIONS: usize = 64;
-const SECONDS: usize = 4;
+const SECONDS: usize = 3;
 /// What the open loop asks a second.
 pub const RATE: u32 = 1000;
 

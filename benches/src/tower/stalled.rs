@@ -42,6 +42,7 @@ struct Samples {
     p99: Vec<f64>,
     host: Vec<f64>,
     agent: Vec<f64>,
+    failed: u64,
 }
 
 pub fn run() {
@@ -51,9 +52,11 @@ pub fn run() {
     let mut holder = Command::new(env::current_exe().unwrap());
     let _holder = Process::start("holder", dir.path(), holder.arg(roles::HOLDER).arg(&upstream));
     for kind in Kind::all() {
-        for (way, name) in [(Way::Down, "answers"), (Way::Up, "requests")] {
-            // The peers give the scale, ours is held against a budget.
-            let rounds = if kind == Kind::Hansa { ROUNDS } else { 1 };
+        // The peers give the scale, ours is held against a budget.
+        let ours = kind == Kind::Hansa;
+        let ways = [(Way::Down, "answers"), (Way::Up, "requests")];
+        for (way, name) in ways.into_iter().take(if ours { 2 } else { 1 }) {
+            let rounds = if ours { ROUNDS } else { 1 };
             let mut samples: [Samples; STALLED.len()] = Default::default();
             for _ in 0..rounds {
                 measure(kind, way, dir.path(), &upstream, &mut samples);
@@ -75,6 +78,7 @@ fn measure(kind: Kind, way: Way, dir: &Path, upstream: &str, samples: &mut [Samp
         fill(&mut stalled, way);
         let load = wrk(&tunnel.url("1k"), CONNECTIONS, SECONDS, &[]);
         let [host, agent] = tunnel.sides().map(|side| resident(side).all);
+        samples.failed += load.failed;
         samples.rate.push(load.rate);
         samples.p99.push(load.p99);
         samples.host.push(host);
@@ -86,11 +90,15 @@ fn report(kind: Kind, name: &str, samples: &[Samples]) {
     let none = &samples[0];
     for (stalled, found) in STALLED.iter().zip(samples) {
         let grown = |of: fn(&Samples) -> &Vec<f64>| median(of(found)) - median(of(none));
+        let failed = match found.failed {
+            0 => String::new(),
+            failed => format!(", {failed} FAILED"),
+        };
         say(
             "stalled",
             &format!("{STREAMS} streams, {stalled} stalled {name}, {}", kind.name()),
             &format!(
-                "{:.0}/s, p99 {:.1} ms ({:+.1}), {:.0} + {:.0} MiB ({:+.0} {:+.0})",
+                "{:.0}/s, p99 {:.1} ms ({:+.1}), {:.0} + {:.0} MiB ({:+.0} {:+.0}){failed}",
                 median(&found.rate),
                 median(&found.p99),
                 grown(|s| &s.p99),
@@ -143,7 +151,7 @@ fn fill(stalled: &mut [TcpStream], way: Way) {
         if let Way::Up = way {
             for stream in &mut *stalled {
                 match stream.write(&chunk) {
-                    Ok(_) => moved = true,
+                    Ok(written) => moved |= written > 0,
                     Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock, "{error}"),
                 }
             }

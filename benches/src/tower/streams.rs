@@ -23,6 +23,7 @@ pub fn run() {
     let (mut opened, mut seconds) = (0.0, 0.0);
     while opened < STREAMS {
         let load = wrk(&tunnel.url(SMALL), CONNECTIONS, 10, &[]);
+        assert_eq!(load.failed, 0, "requests failed");
         opened += load.requests;
         seconds += load.requests / load.rate;
     }
