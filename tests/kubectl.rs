@@ -137,6 +137,8 @@ fn kubectl_hears_what_a_real_server_says() {
 #[test]
 fn kubectl_hears_the_same_through_an_agent() {
     let Some(federation) = Real::start_with_agents() else { return };
+    // What they may do on the member is for the member to say; without this they would not come so far.
+    federation.kubectl().apply("host", REACHES_MEMBERS);
     let mut pair = Pair {
         embedded: federation.kubectl().clone(),
         context: "member1",
@@ -146,6 +148,22 @@ fn kubectl_hears_the_same_through_an_agent() {
     };
     pair.all_parts();
 }
+
+const REACHES_MEMBERS: &str = r#"
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: reaches-members}
+rules:
+  - {apiGroups: [cluster.kubesphere.io], resources: [clusters/proxy], verbs: ["*"]}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: reaches-members}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: reaches-members}
+subjects:
+  - {apiGroup: rbac.authorization.k8s.io, kind: User, name: nobody}
+  - {apiGroup: rbac.authorization.k8s.io, kind: User, name: "system:serviceaccount:default:default"}
+"#;
 
 const CONFIG: &str = r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"one","namespace":"k","labels":{"a":"b"}},"data":{"x":"1"}}"#;
 
@@ -437,7 +455,7 @@ spec:
 fn deletion(p: &mut Pair) {
     for cascade in ["background", "foreground", "orphan"] {
         p.ok("create configmap owner -n k");
-        for kubectl in [("host", p.embedded.clone())].into_iter().chain(p.real.clone().map(|r| ("", r))) {
+        for kubectl in [(p.context, p.embedded.clone())].into_iter().chain(p.real.clone().map(|r| ("", r))) {
             let (context, kubectl) = kubectl;
             let uid = kubectl.field(context, "k", "cm/owner", ".metadata.uid").unwrap();
             let dependent = format!(

@@ -34,8 +34,8 @@ pub enum Refusal {
         "the path contains an empty segment, a dot segment, a backslash, or an escape that stands for one; write it plainly"
     )]
     Ambiguous,
-    /// The path is none of the API's.
-    #[error("the agent lets only paths of the Kubernetes API through, and this is none")]
+    /// The path is none of the API's; said as an API server says it of a path that it does not know.
+    #[error("the server could not find the requested resource")]
     Path,
     /// An upgrade to something that the API does not speak.
     #[error("the agent lets upgrades to websocket and SPDY/3.1 through, and no others")]
@@ -57,7 +57,8 @@ impl Refusal {
             Self::Method(_) => (405, "MethodNotAllowed"),
             Self::NotOrigin | Self::Ambiguous | Self::Upgrade | Self::Impersonation(_) => (400, "BadRequest"),
             Self::TooLong => (414, "RequestURITooLong"),
-            Self::Path | Self::Masters => (403, "Forbidden"),
+            Self::Path => (404, "NotFound"),
+            Self::Masters => (403, "Forbidden"),
         }
     }
 }
