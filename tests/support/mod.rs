@@ -5,6 +5,7 @@
 pub mod embedded;
 pub mod kubectl;
 pub mod kubefed;
+pub mod link;
 pub mod process;
 pub mod real;
 
