@@ -33,14 +33,16 @@ pub const BARE: &str = "bare-loop";
 pub const NAMESPACE: &str = "bench";
 /// As many objects are worked on at once as `hansa controller-manager` does.
 const AT_ONCE: usize = 32;
-const TOKEN: &str = "a-token-of-the-measured-clusters-only";
+/// The administrator's, on all of them.
+pub const TOKEN: &str = "a-token-of-the-measured-clusters-only";
 const SYSTEM: &str = names::SYSTEM_NAMESPACE;
 
 /// One cluster.
 pub struct Cluster {
     pub server: Server,
     pub kubeconfig: PathBuf,
-    address: String,
+    /// Its URL.
+    pub address: String,
 }
 
 /// A host with registered members.
@@ -51,7 +53,7 @@ pub struct Fleet {
 }
 
 impl Cluster {
-    async fn start(name: &str, dir: &Path, stop: &CancellationToken) -> Self {
+    pub async fn start(name: &str, dir: &Path, stop: &CancellationToken) -> Self {
         let mut options = Options::new(name, Storage::Memory);
         options.tokens = vec![StaticToken::new(TOKEN, User::new("admin", [names::ADMINS_GROUP]))];
         let server = Server::open(options).await.unwrap();
@@ -78,8 +80,8 @@ impl Cluster {
         Self { server, kubeconfig, address }
     }
 
-    async fn create(&self, resource: &str, namespace: &str, object: Value) {
-        self.server.local().create(resource, namespace, object).await.unwrap();
+    pub async fn create(&self, resource: &str, namespace: &str, object: Value) -> Value {
+        self.server.local().create(resource, namespace, object).await.unwrap()
     }
 
     /// How many writes the cluster has seen.

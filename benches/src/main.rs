@@ -14,8 +14,13 @@ mod propagation;
 mod real_federation;
 mod server;
 mod startup;
+mod tower;
 
 use std::env;
+
+/// As `hansa` has it, so that the ends of the tunnel are measured as they are shipped.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Prints one figure and the command that repeats it.
 fn figure(part: &str, name: &str, value: &str) {
@@ -36,6 +41,7 @@ fn main() {
         ("propagation", propagation::run),
         ("federation", federation::run),
         ("memory", memory::run),
+        ("tower", || tower::run(&[])),
     ];
     let wanted: Vec<String> = env::args().skip(1).collect();
     // The bare loop runs in a process of its own, as the controllers that it is compared with do.
@@ -43,6 +49,15 @@ fn main() {
         && part == fleet::BARE
     {
         return fleet::bare(std::path::Path::new(plan));
+    }
+    if tower::role(&wanted) {
+        return;
+    }
+    // This part has parts of its own.
+    if let [part, rest @ ..] = wanted.as_slice()
+        && part == "tower"
+    {
+        return tower::run(rest);
     }
     if let Some(unknown) = wanted.iter().find(|w| !parts.iter().any(|(name, _)| name == w)) {
         let names: Vec<&str> = parts.iter().map(|(name, _)| *name).collect();

@@ -2,6 +2,7 @@
 
 mod k8s;
 mod openapi;
+mod peers;
 mod protobuf;
 
 use std::{
@@ -20,7 +21,7 @@ usage: cargo xtask TASK
   up [ARGS]      build the optimised binary and run `hansa up --sandbox 2 ARGS`
   test [ARGS]    run every test; the end-to-end ones against embedded and against real clusters
   k8s            obtain etcd, kube-apiserver, kube-controller-manager, kubectl, KubeFed, a kubelet; print where
-  bench [ARGS]   measure the budgets of the design, side by side with real peers
+  bench [PARTS]  measure the budgets of the design, side by side with real peers; `bench tower PART` for one of the tunnel
   crds           regenerate deploy/ from crates/api
   openapi        regenerate crates/machinery/data and crates/embedded/data from the Kubernetes source module";
 
@@ -105,7 +106,14 @@ fn bench(root: &Path, args: Vec<OsString>) -> Result<()> {
     // Built together, so that the client that is measured and the one it is measured against have the same features.
     let [hansa, bench] = release_binaries(root, ["hansa", "hansa-benches"])?;
     let mut command = Command::new(bench);
+    let tunnels = args.is_empty() || args.iter().any(|arg| arg == "tower");
     command.args(args).env("HANSA", hansa);
+    if tunnels {
+        match peers::rathole(root) {
+            Ok(program) => drop(command.env("HANSA_BENCH_RATHOLE", program)),
+            Err(error) => eprintln!("the tunnel is measured without rathole: {error:#}"),
+        }
+    }
     match k8s::assets(root)? {
         Some(dir) => drop(command.env("KUBEBUILDER_ASSETS", dir)),
         None => eprintln!("no real kube-apiserver on this machine: figures come without their ratio"),
