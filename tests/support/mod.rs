@@ -6,6 +6,7 @@ pub mod embedded;
 pub mod kubectl;
 pub mod kubefed;
 pub mod kubelet;
+pub mod link;
 pub mod process;
 pub mod real;
 

@@ -1,6 +1,7 @@
 //! Programs that tests start, and end.
 
 use std::{
+    ffi::OsString,
     fs::File,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -11,17 +12,41 @@ pub struct Process {
     child: Child,
     pub name: String,
     pub log: PathBuf,
+    called: Called,
+}
+
+/// How a program was called.
+struct Called {
+    program: OsString,
+    args: Vec<OsString>,
+    /// What is set, or not, in its environment and not in ours.
+    envs: Vec<(OsString, Option<OsString>)>,
 }
 
 impl Process {
     pub fn start(name: &str, logs: &Path, command: &mut Command) -> Self {
         let log = logs.join(format!("{name}.log"));
-        let out = File::options().create(true).append(true).open(&log).unwrap();
-        let err = out.try_clone().unwrap();
-        let child = command.stdin(Stdio::null()).stdout(out).stderr(err).spawn();
-        let child =
-            child.unwrap_or_else(|e| panic!("cannot start {name} ({:?}): {e}", command.get_program()));
-        Self { child, name: name.to_owned(), log }
+        let child = spawn(&log, command);
+        let called = Called {
+            program: command.get_program().to_owned(),
+            args: command.get_args().map(Into::into).collect(),
+            envs: command.get_envs().map(|(key, value)| (key.to_owned(), value.map(Into::into))).collect(),
+        };
+        Self { child, name: name.to_owned(), log, called }
+    }
+
+    /// Starts the program again as it was started before, once it has ended.
+    pub fn start_again(&mut self) {
+        assert!(self.child.try_wait().unwrap().is_some(), "{} still runs", self.name);
+        let mut command = Command::new(&self.called.program);
+        command.args(&self.called.args);
+        for (key, value) in &self.called.envs {
+            match value {
+                Some(value) => command.env(key, value),
+                None => command.env_remove(key),
+            };
+        }
+        self.child = spawn(&self.log, &mut command);
     }
 
     pub fn id(&self) -> u32 {
@@ -53,14 +78,30 @@ impl Process {
         self.child.wait().unwrap();
     }
 
+    /// SIGSTOP or SIGCONT: it stands still, as if its machine did, or goes on.
+    pub fn pause(&self, is_paused: bool) {
+        self.signal(if is_paused { "STOP" } else { "CONT" });
+    }
+
+    fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args([&format!("-{name}"), &self.id().to_string()]).status().unwrap();
+        assert!(sent.success(), "cannot send SIG{name} to {}", self.name);
+    }
+
     /// SIGINT, as Ctrl-C sends it; waits for the end and returns the exit status.
     pub fn interrupt(&mut self) -> std::process::ExitStatus {
-        let sent = Command::new("kill").args(["-INT", &self.id().to_string()]).status().unwrap();
-        assert!(sent.success(), "cannot send SIGINT to {}", self.name);
+        self.signal("INT");
         super::eventually(&format!("{} ends after SIGINT", self.name), || {
             self.child.try_wait().unwrap().ok_or("still running")
         })
     }
+}
+
+fn spawn(log: &Path, command: &mut Command) -> Child {
+    let out = File::options().create(true).append(true).open(log).unwrap();
+    let err = out.try_clone().unwrap();
+    let child = command.stdin(Stdio::null()).stdout(out).stderr(err).spawn();
+    child.unwrap_or_else(|e| panic!("cannot start {:?}: {e}", command.get_program()))
 }
 
 impl Drop for Process {

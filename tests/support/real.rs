@@ -20,20 +20,27 @@ pub struct Cluster {
     /// Where its files are: certificates, keys, data.
     pub dir: PathBuf,
     pub processes: Vec<Process>,
+    /// Where its etcd listens, as `http://127.0.0.1:2379`.
+    pub etcd: String,
 }
 
 impl Cluster {
     /// Starts a cluster whose files go below `dir`. Nothing in it outlives a test, so it does without fsync.
     pub fn start(name: &str, dir: &Path, assets: &Path) -> Self {
-        Self::start_with(name, dir, assets, true)
+        Self::start_with(name, dir, assets, true, &[])
+    }
+
+    /// Starts a cluster whose kube-apiserver is given some flags more.
+    pub fn start_flagged(name: &str, dir: &Path, assets: &Path, flags: &[&str]) -> Self {
+        Self::start_with(name, dir, assets, true, flags)
     }
 
     /// Starts a cluster that writes as durably as one in production; for measurements.
     pub fn start_durable(name: &str, dir: &Path, assets: &Path) -> Self {
-        Self::start_with(name, dir, assets, false)
+        Self::start_with(name, dir, assets, false, &[])
     }
 
-    fn start_with(name: &str, dir: &Path, assets: &Path, no_fsync: bool) -> Self {
+    fn start_with(name: &str, dir: &Path, assets: &Path, no_fsync: bool, more: &[&str]) -> Self {
         fs::create_dir_all(dir).unwrap();
         let pki = Pki::write(dir);
         let (client, peer, secure) = (free_port(), free_port(), free_port());
@@ -56,10 +63,11 @@ impl Cluster {
             ]),
         )];
         fs::write(dir.join("tokens.csv"), format!("{ADMIN_TOKEN},admin,admin,\"hansa:admins\"\n")).unwrap();
+        let given = more.iter().map(|&flag| flag.to_owned());
         processes.push(program(
             "kube-apiserver",
             flags(&[
-                ("etcd-servers", etcd),
+                ("etcd-servers", etcd.clone()),
                 ("bind-address", "127.0.0.1".into()),
                 // Nobody uses it, and a machine without a default route has none to find.
                 ("advertise-address", "192.0.2.1".into()),
@@ -77,7 +85,10 @@ impl Cluster {
                 ("kubelet-client-certificate", path("admin.crt")),
                 ("kubelet-client-key", path("admin.key")),
                 ("kubelet-preferred-address-types", "InternalIP".into()),
-            ]),
+            ])
+            .into_iter()
+            .chain(given)
+            .collect(),
         ));
         let server = format!("https://127.0.0.1:{secure}");
         let kubeconfig = dir.join("admin.kubeconfig");
@@ -110,7 +121,13 @@ impl Cluster {
             })
             .to_string(),
         );
-        Self { kubectl, dir: dir.to_owned(), processes }
+        Self { kubectl, dir: dir.to_owned(), processes, etcd }
+    }
+
+    /// One of its programs, by name.
+    pub fn program(&mut self, name: &str) -> &mut Process {
+        let mut processes = self.processes.iter_mut();
+        processes.find(|process| process.name.ends_with(&format!("-{name}"))).unwrap()
     }
 
     /// A kubeconfig of the same cluster that carries the administrator's bearer token.

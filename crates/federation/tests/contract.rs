@@ -66,7 +66,7 @@ fn rows() -> BTreeSet<String> {
     parts.into_iter().flatten().collect()
 }
 
-/// Whether a file has a test of this name, or a part of a test that the others call.
+/// Whether a file has a test of this name, or a part of a test that the others call, or that the suite in its folder does.
 fn has(sources: &mut BTreeMap<String, String>, root: &Path, file: &str, name: &str) -> bool {
     let source = sources
         .entry(file.to_owned())
@@ -76,9 +76,13 @@ fn has(sources: &mut BTreeMap<String, String>, root: &Path, file: &str, name: &s
         .lines()
         .rev()
         .take_while(|line| line.trim_start().starts_with(['#', '/']));
-    attributes.any(|line| line.contains("test]") || line.contains("::test("))
+    let is_called = attributes.any(|line| line.contains("test]") || line.contains("::test("))
         || before.contains(name)
-        || after.contains(&format!("{name}("))
+        || after.contains(&format!("{name}("));
+    is_called || {
+        let suite = root.join(file).with_file_name("main.rs");
+        fs::read_to_string(suite).is_ok_and(|suite| suite.contains(&format!("::{name},")))
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //! (`spec/security-checklist.md`, line 2).
 
 mod dispatch;
+mod invitation;
 
 use hansa_access::{
     Identity, Question, Reviews,
@@ -23,6 +24,7 @@ use crate::dispatch::Dispatcher;
 #[derive(Clone)]
 pub struct Gateway {
     host: Transport,
+    client: kube::Client,
     reviews: Reviews,
     registry: Registry,
     dispatcher: Dispatcher,
@@ -32,8 +34,9 @@ impl Gateway {
     /// A gateway in front of `host`, which it reaches with the right to review and to impersonate, and the members of
     /// `registry`.
     pub fn new(host: Transport, registry: Registry) -> Self {
-        let reviews = Reviews::new(host.client("default"));
-        Self { host, reviews, registry, dispatcher: Dispatcher::default() }
+        let client = host.client("default");
+        let reviews = Reviews::new(client.clone());
+        Self { host, client, reviews, registry, dispatcher: Dispatcher::default() }
     }
 
     /// Answers one request. A failure is a `Status`, as any Kubernetes client understands it.
@@ -57,6 +60,10 @@ impl Gateway {
         // A member is reached by its own transport, chosen by the registry and by nothing in the request.
         let member;
         let transport = if cluster == HOST {
+            if let Some(name) = invitation::asked(&path, request.uri()) {
+                let (client, method) = (&self.client, request.method());
+                return invitation::manifest(client, &self.reviews, &identity, method, name).await;
+            }
             &self.host
         } else {
             self.authorize(&identity, request.method(), &cluster).await?;

@@ -304,3 +304,139 @@ async fn an_upgraded_connection_carries_both_directions() {
     let (_, head) = upgrade(&f, "/clusters/m1/api/v1/refuses-upgrade").await;
     assert!(head.starts_with("HTTP/1.1 403"), "only a 101 is an upgrade: {head}");
 }
+
+/// A host that serves Clusters: `m2` is to be connected by agent and `m1` directly; a tower has announced itself if `tower`.
+async fn with_clusters(tower: bool) -> (Gateway, Server, CancellationToken) {
+    let mut options = hansa_embedded::Options::new("host", Storage::Memory);
+    options.tokens = vec![
+        StaticToken::new(ALICE, User::new("alice", ["hansa:admins"])),
+        StaticToken::new(BOB, User::new("bob", ["tenants"])),
+    ];
+    let host = Server::open(options).await.unwrap();
+    let local = host.local();
+    for kind in ["Cluster", "KubeFedCluster"] {
+        let crd = hansa_api::crds().into_iter().find(|c| c["spec"]["names"]["kind"] == kind).unwrap();
+        local.create("customresourcedefinitions.apiextensions.k8s.io", "", crd).await.unwrap();
+    }
+    let namespace =
+        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "kube-federation-system"}});
+    local.create("namespaces", "", namespace).await.unwrap();
+    let group = "rbac.authorization.k8s.io";
+    let bound = |name: &str, role: &str, group_name: &str| {
+        json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": name},
+            "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": role},
+            "subjects": [{"apiGroup": group, "kind": "Group", "name": group_name}],
+        })
+    };
+    // Bob may look at every cluster, which is not enough.
+    let look = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": "look"},
+        "rules": [{"apiGroups": ["cluster.kubesphere.io"], "resources": ["clusters", "clusters/proxy"], "verbs": ["get", "list"]}],
+    });
+    local.create("clusterroles.rbac.authorization.k8s.io", "", look).await.unwrap();
+    for binding in [bound("admins", "cluster-admin", "hansa:admins"), bound("look", "look", "tenants")] {
+        local.create("clusterrolebindings.rbac.authorization.k8s.io", "", binding).await.unwrap();
+    }
+    for (name, kind) in [("m1", "direct"), ("m2", "proxy")] {
+        let cluster = json!({
+            "apiVersion": "cluster.kubesphere.io/v1alpha1", "kind": "Cluster", "metadata": {"name": name},
+            "spec": {"joinFederation": true, "connection": {"type": kind}},
+        });
+        let created =
+            async || local.create("clusters.cluster.kubesphere.io", "", cluster.clone()).await.map(drop);
+        for _ in 0..200 {
+            match created().await {
+                Ok(()) => break,
+                Err(status) if status.code == 404 => tokio::time::sleep(Duration::from_millis(10)).await,
+                Err(status) => panic!("{status}"),
+            }
+        }
+    }
+    if tower {
+        let said = json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "hansa-tower"},
+            "data": {"server": "https://tower.example.org", "ca.crt": "PEM", "agent-image": "hansa:chosen"},
+        });
+        local.create("configmaps", "kube-federation-system", said).await.unwrap();
+    }
+    let stop = CancellationToken::new();
+    let server = host.clone();
+    let transport = Transport::in_process(tower::service_fn(move |request: Request<Body>| {
+        let host = host.clone();
+        async move { Ok::<_, Infallible>(host.handle(User::local(), request).await) }
+    }));
+    let registry = Registry::start(transport.client("default"), Options::reader(), stop.clone());
+    (Gateway::new(transport, registry), server, stop)
+}
+
+async fn asked(gateway: &Gateway, method: &str, token: &str, path: &str) -> (u16, http::HeaderMap, String) {
+    let mut request = Request::builder().method(method).uri(path);
+    if !token.is_empty() {
+        request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+    }
+    let response = gateway.handle(request.body(empty()).unwrap()).await;
+    let (parts, body) = response.into_parts();
+    let bytes = body.collect().await.unwrap().to_bytes();
+    (parts.status.as_u16(), parts.headers, String::from_utf8(bytes.to_vec()).unwrap())
+}
+
+const MANIFEST: &str = "/kapis/cluster.kubesphere.io/v1alpha1/clusters";
+const OF_TOWER: &str = "/kapis/tower.kubesphere.io/v1alpha1/deployment";
+
+#[tokio::test]
+async fn the_manifest_of_an_agent_is_given_to_who_may_change_its_cluster() {
+    let (gateway, host, _stop) = with_clusters(true).await;
+    let mut given = Vec::new();
+    for path in [format!("{MANIFEST}/m2/agent/deployment"), format!("{OF_TOWER}?cluster=m2")] {
+        let (code, headers, text) = asked(&gateway, "GET", ALICE, &path).await;
+        assert_eq!(code, 200, "{text}");
+        assert_eq!(headers[header::CACHE_CONTROL], "no-store");
+        assert_eq!(headers[header::CONTENT_TYPE], "application/yaml");
+        assert!(text.contains("kind: Deployment") && text.contains("image: hansa:chosen"), "{text}");
+        assert!(text.contains("tower: https://tower.example.org"));
+        let token = text.lines().find_map(|line| line.trim().strip_prefix("token: ")).unwrap().to_owned();
+        given.push(token.trim_matches('"').to_owned());
+    }
+    assert_ne!(given[0], given[1], "each call gives a token of its own");
+    // The host keeps neither.
+    let kept = host.local().get("secrets", "kube-federation-system", "m2-agent").unwrap().to_string();
+    assert!(given.iter().all(|token| !kept.contains(token)));
+    assert_eq!(asked(&gateway, "POST", ALICE, &format!("{MANIFEST}/m2/agent/deployment")).await.0, 405);
+    assert_eq!(asked(&gateway, "GET", ALICE, OF_TOWER).await.0, 400);
+    assert_eq!(asked(&gateway, "GET", "", &format!("{MANIFEST}/m2/agent/deployment")).await.0, 401);
+}
+
+#[tokio::test]
+async fn whoever_may_not_change_a_cluster_learns_nothing_and_mints_nothing() {
+    let (gateway, host, _stop) = with_clusters(true).await;
+    let mut answers = Vec::new();
+    for name in ["m2", "m1", "absent"] {
+        let (code, _, text) =
+            asked(&gateway, "GET", BOB, &format!("{MANIFEST}/{name}/agent/deployment")).await;
+        assert_eq!(code, 403);
+        answers.push(text.replace(name, "NAME"));
+    }
+    answers.dedup();
+    assert_eq!(answers.len(), 1, "{answers:?}");
+    assert!(host.local().get("secrets", "kube-federation-system", "m2-agent").is_err());
+    // To who may, a cluster that is connected directly has no such thing, like one that is not there.
+    let mut answers = Vec::new();
+    for name in ["m1", "absent"] {
+        let (code, _, text) = asked(&gateway, "GET", ALICE, &format!("{OF_TOWER}?cluster={name}")).await;
+        assert_eq!(code, 404);
+        answers.push(text.replace(name, "NAME"));
+    }
+    answers.dedup();
+    assert_eq!(answers.len(), 1, "{answers:?}");
+}
+
+#[tokio::test]
+async fn without_a_tower_there_is_no_manifest() {
+    let (gateway, host, _stop) = with_clusters(false).await;
+    let (code, headers, text) =
+        asked(&gateway, "GET", ALICE, &format!("{MANIFEST}/m2/agent/deployment")).await;
+    assert_eq!(code, 503, "{text}");
+    assert!(headers.contains_key(header::RETRY_AFTER) && text.contains("hansa tower"), "{text}");
+    assert!(host.local().get("secrets", "kube-federation-system", "m2-agent").is_err());
+}

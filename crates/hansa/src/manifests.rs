@@ -21,7 +21,7 @@ pub(crate) fn run(args: &Manifests) -> Result<()> {
     }
 }
 
-/// One file a CRD, and one with all default objects.
+/// One file a CRD, one with all default objects, and one with the rights of a tower.
 fn write(dir: &Path) -> Result<()> {
     fs::create_dir_all(dir.join("crds")).with_context(|| dir.display().to_string())?;
     for crd in hansa_api::crds() {
@@ -30,5 +30,7 @@ fn write(dir: &Path) -> Result<()> {
     }
     let defaults: Result<Vec<String>> = hansa_api::defaults().iter().map(yaml).collect();
     fs::write(dir.join("defaults.yaml"), format!("{GENERATED}{}", defaults?.join("---\n")))?;
+    let tower: Result<Vec<String>> = hansa_api::tower::rights().iter().map(yaml).collect();
+    fs::write(dir.join("tower.yaml"), format!("{GENERATED}{}", tower?.join("---\n")))?;
     Ok(())
 }

@@ -83,6 +83,10 @@ impl Default for Limits {
     }
 }
 
+/// What a client may send on one stream of HTTP/2, and on all of a connection together, before it is read. The second is far
+/// more than the first, so that uploads which nobody reads do not stop the others on their connection.
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 64 * 1024 * 1024;
 /// The largest head of an HTTP/2 request: impersonated groups may be many.
 const HEAD_LIMIT: u32 = 256 * 1024;
 
@@ -267,6 +271,8 @@ async fn connection<H, F>(
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits.streams)
         .max_header_list_size(HEAD_LIMIT)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
         .keep_alive_interval(limits.ping.0)
         .keep_alive_timeout(limits.ping.1);
     let stopping = shutdown.clone();

@@ -160,9 +160,10 @@ async fn serve(tower: &Shared, agent: Agent, session: Reservation, upgrade: OnUp
     let mut driver = pin!(driver);
     let ends = async {
         let left = Duration::try_from(agent.until.duration_since(Timestamp::now())).unwrap_or_default();
-        sleep(left.saturating_sub(NOTICE)).await;
+        let notice = NOTICE.min(left / 4);
+        sleep(left - notice).await;
         host.drain();
-        sleep(left.min(NOTICE)).await;
+        sleep(notice).await;
     };
     let ended = tokio::select! {
         ended = driver.as_mut() => ended,

@@ -1,8 +1,9 @@
 //! A caller's request on its way to a member: `https://<tower>/clusters/<name>/…`.
 //!
 //! It runs in the member as the agent, so the right to reach the member is all rights the agent has there, and nothing the caller
-//! says about who asks may pass. Whoever wants it to run as somebody else needs the right to say so
-//! (`spec/security-checklist.md`, lines 1 to 4, 6, 18 and 20).
+//! says about who asks may pass. Three things need a right of their own beside the method's: to have it run as somebody else
+//! (`impersonate`), to change the protocol, because a GET may then be a shell (`create`), and to be led on into the member's network
+//! (`proxy`). `spec/security-checklist.md`, lines 1 to 4, 6, 17, 18 and 20.
 
 use std::{
     pin::Pin,
@@ -34,10 +35,8 @@ use crate::{
     Shared,
     answers::{bad_gateway, failed, timed_out},
     limits::{Over, Places},
+    pipe,
 };
-
-/// What is read at once of a session such as `exec`, in each direction.
-const CHUNK: usize = 64 * 1024;
 
 /// Answers a request for a member.
 pub(crate) async fn handle(
@@ -59,11 +58,10 @@ pub(crate) async fn handle(
         wanted => wanted,
     };
     let upgrade = asks_to_upgrade(request.headers());
-    // What is switched to carries commands both ways whatever method it begins with: over WebSocket `kubectl exec` is a GET.
-    let verb = if upgrade { "create" } else { verb(request.method())? };
-    authorize(tower, &caller, verb, &cluster).await?;
-    if wanted.is_some() {
-        authorize(tower, &caller, "impersonate", &cluster).await?;
+    authorize(tower, &caller, verb(request.method())?, &cluster).await?;
+    let further = [(upgrade, "create"), (is_proxy(&path), "proxy"), (wanted.is_some(), "impersonate")];
+    for (_, verb) in further.into_iter().filter(|(asked, _)| *asked) {
+        authorize(tower, &caller, verb, &cluster).await?;
     }
 
     let under = wanted.as_ref().map_or("", |wanted| &wanted.name);
@@ -171,11 +169,22 @@ async fn session(tower: &Shared, cluster: &str) -> Result<Host, Status> {
 }
 
 /// Joins the two upgraded connections until one of them ends.
-async fn join(caller: OnUpgrade, mut member: Stream, _places: Places) {
+async fn join(caller: OnUpgrade, member: Stream, _places: Places) {
     if let Ok(caller) = caller.await {
-        let mut caller = TokioIo::new(caller);
         // Either side may go at any moment; that is how sessions end.
-        let _ = tokio::io::copy_bidirectional_with_sizes(&mut caller, &mut member, CHUNK, CHUNK).await;
+        let _ = pipe::join(TokioIo::new(caller), member).await;
+    }
+}
+
+/// Whether the path leads through the member's API server to something else: a Service, a Pod or a Node in the member's network.
+fn is_proxy(path: &str) -> bool {
+    let segments: Vec<&str> = path.split('/').skip(1).collect();
+    let of = |kind: &str| matches!(kind, "services" | "pods" | "nodes");
+    match segments.as_slice() {
+        // `…/proxy` of an object, and the older form that names it the other way round (`/api/v1/proxy/…`).
+        ["api", _, "namespaces", _, kind, _, "proxy", ..] | ["api", _, kind, _, "proxy", ..] => of(kind),
+        ["api", _, "proxy", ..] => true,
+        _ => false,
     }
 }
 
@@ -202,5 +211,32 @@ impl http_body::Body for Held {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Line 17: the way into a member's network is told from its API.
+    #[test]
+    fn what_leads_on_into_the_network_is_recognised() {
+        for path in [
+            "/api/v1/namespaces/a/services/https:b:443/proxy/x",
+            "/api/v1/namespaces/a/pods/b/proxy",
+            "/api/v1/nodes/n/proxy/logs",
+            "/api/v1/proxy/namespaces/a/services/b",
+        ] {
+            assert!(is_proxy(path), "{path}");
+        }
+        for path in [
+            "/api/v1/namespaces/proxy/pods/proxy",
+            "/api/v1/namespaces/a/pods/b/log",
+            "/apis/apps/v1/namespaces/a/deployments/b/proxy",
+            "/api/v1/nodes/proxy",
+            "/",
+        ] {
+            assert!(!is_proxy(path), "{path}");
+        }
     }
 }

@@ -11,6 +11,7 @@ mod callers;
 mod identity;
 mod lease;
 mod limits;
+mod pipe;
 mod rate;
 mod replicas;
 mod revocation;

@@ -99,18 +99,18 @@ impl Sessions {
         state.next += 1;
         let id = state.next;
         let member = state.members.entry(cluster.to_owned()).or_default();
-        if let Some(same) = member.sessions.iter().find(|session| session.instance == instance) {
-            let is_there =
-                same.host.as_ref().is_none_or(|host| host.is_open() && host.traffic().silence < HEARD);
-            if is_there {
-                return Err(Taken::Already);
+        for same in member.sessions.iter().filter(|session| session.instance == instance) {
+            match same.host.as_ref().map(|host| (host.traffic().silence < HEARD, host.is_open())) {
+                None | Some((true, true)) => return Err(Taken::Already),
+                // It takes no new requests; those under way are left to end.
+                Some((true, false)) => {}
+                // The agent gave this connection up, and we have only not noticed yet.
+                Some((false, _)) => same.revoked.cancel(),
             }
-            // The agent gave this connection up, and we have only not noticed yet.
-            same.revoked.cancel();
         }
-        if member.sessions.iter().filter(|session| !session.revoked.is_cancelled()).count()
-            >= self.inner.limit
-        {
+        let counting = member.sessions.iter().filter(|session| session.counts()).count();
+        // Those that only wait for their last requests to end are bounded as well, for agents that would gather them.
+        if counting >= self.inner.limit || member.sessions.len() >= self.inner.limit.saturating_mul(4) {
             return Err(Taken::Full);
         }
         let revoked = CancellationToken::new();
@@ -125,8 +125,7 @@ impl Sessions {
     pub(crate) fn pick(&self, cluster: &str) -> Option<Host> {
         let state = self.lock();
         let sessions = state.members.get(cluster)?.sessions.iter();
-        let open = sessions.filter(|session| !session.revoked.is_cancelled());
-        let open = open.filter_map(|session| session.host.as_ref()).filter(|host| host.is_open());
+        let open = sessions.filter(|session| session.counts()).filter_map(|session| session.host.as_ref());
         open.min_by_key(|host| host.streams()).cloned()
     }
 
@@ -138,10 +137,11 @@ impl Sessions {
         })
     }
 
-    /// How many sessions there are of each cluster.
+    /// How many sessions of each cluster take requests.
     pub(crate) fn counts(&self) -> BTreeMap<String, usize> {
         let state = self.lock();
-        let count = |member: &Member| member.sessions.iter().filter(|session| session.host.is_some()).count();
+        let serves = |session: &&Session| session.host.is_some() && session.counts();
+        let count = |member: &Member| member.sessions.iter().filter(serves).count();
         let counts = state.members.iter().map(|(cluster, member)| (cluster.clone(), count(member)));
         counts.filter(|(_, count)| *count > 0).collect()
     }
@@ -230,6 +230,11 @@ impl Member {
 }
 
 impl Session {
+    /// Whether requests can be sent on it, now or once it stands.
+    fn counts(&self) -> bool {
+        !self.revoked.is_cancelled() && self.host.as_ref().is_none_or(Host::is_open)
+    }
+
     /// The bytes sent and received since this was last asked.
     fn news(&mut self) -> (u64, u64) {
         let Some(host) = &self.host else { return (0, 0) };
@@ -337,11 +342,13 @@ mod tests {
             assert!(sessions.pick("m").is_some_and(|host| host.is_open()));
         }
         two.drain();
-        assert!(sessions.pick("m").is_none());
-        assert!(
-            sessions.reserve("m", "a", b"k").is_ok_and(|_| true),
-            "who comes back is not told to go away"
-        );
+        assert!(sessions.pick("m").is_none() && sessions.counts().is_empty());
+        let again = sessions.reserve("m", "b", b"k").unwrap();
+        let revoked = tokio::time::timeout(Duration::ZERO, b.revoked()).await;
+        assert!(revoked.is_err(), "what is under way on the former connection goes on");
+        let (host, _far3) = tunnel();
+        again.fill(host);
+        assert_eq!(sessions.counts()["m"], 1);
     }
 
     #[tokio::test]

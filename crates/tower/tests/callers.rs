@@ -1,11 +1,14 @@
 //! A caller's way to a member: who gets there, as whom, and with what (`spec/security-checklist.md`).
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "this is how tests fail")]
+
 mod support;
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use hansa_tower::{Limits, Options, Share};
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::json;
@@ -250,4 +253,97 @@ async fn over_the_limit_is_said_at_once_and_harms_nobody_else() {
     until("what has ended is free", async || tower.get(ALICE, "/clusters/m1/api", &[]).await.status == 200)
         .await;
     assert!(tower.metrics.text().contains("hansa_tower_rejections_total{reason=\"TooManyRequests\"}"));
+}
+
+/// Line 19: every caller, cluster, method and wish, against the rule said once more.
+#[tokio::test]
+async fn nobody_gets_further_than_their_own_rights_through_the_tower() {
+    let (host, tower, _agent, m1) = start(quick()).await;
+    let m2 = member("m2");
+    let other = Agent::join(&host, &tower, "m2").await;
+    let _other = other.connect(&tower, "i2", m2.clone()).await.unwrap();
+    until("both serve", async || tower.get(ADMIN, "/clusters/m2/api", &[]).await.status == 200).await;
+    let callers: [(&str, &[&str], &[&str]); 4] = [
+        (BOB, &[], &[]),
+        (ALICE, &["m1"], &["get", "create"]),
+        (ROBOT, &["m1"], &["*"]),
+        (ADMIN, &["m1", "m2", "absent"], &["*"]),
+    ];
+    let methods = [
+        ("GET", "get"),
+        ("HEAD", "get"),
+        ("POST", "create"),
+        ("PUT", "update"),
+        ("PATCH", "patch"),
+        ("DELETE", "delete"),
+    ];
+    let impersonated = [("impersonate-user", "jane")];
+    for (token, clusters, verbs) in callers {
+        for cluster in ["m1", "m2", "absent"] {
+            for (method, verb) in methods {
+                for (path, headers, further) in [
+                    ("/api/v1/pods", &[][..], None),
+                    ("/api/v1/pods", &impersonated[..], Some("impersonate")),
+                    ("/api/v1/namespaces/a/services/b/proxy/", &[][..], Some("proxy")),
+                ] {
+                    m1.asked.lock().unwrap().clear();
+                    m2.asked.lock().unwrap().clear();
+                    let has = |verb: &str| verbs.contains(&"*") || verbs.contains(&verb);
+                    let may = clusters.contains(&cluster) && has(verb) && further.is_none_or(has);
+                    let expected = match (may, cluster) {
+                        (false, _) => 403,
+                        (true, "absent") => 503,
+                        (true, _) => 200,
+                    };
+                    let path = format!("/clusters/{cluster}{path}");
+                    let response = tower.send(None, asking(method, token, &path, headers)).await.unwrap();
+                    assert_eq!(response.status(), expected, "{token} {method} {path} {headers:?}");
+                    let asked = |m: &Member| !m.asked.lock().unwrap().is_empty();
+                    let reached = (cluster == "m1" && may, cluster == "m2" && may);
+                    assert_eq!((asked(&m1), asked(&m2)), reached, "{token} {method} {path}");
+                }
+            }
+        }
+    }
+}
+
+/// A GET that becomes a shell needs more than the right to read.
+#[tokio::test]
+async fn whoever_may_only_read_can_not_change_the_protocol() {
+    let (host, tower, _agent, m1) = start(quick()).await;
+    let rule = json!({
+        "apiGroups": ["cluster.kubesphere.io"], "resources": ["clusters/tunnel"], "resourceNames": ["m1"], "verbs": ["get"],
+    });
+    host.may("bob", rule).await;
+    assert_eq!(tower.get(BOB, "/clusters/m1/api", &[]).await.status, 200);
+    let upgrade = [("connection", "Upgrade"), ("upgrade", "websocket")];
+    tower.get(BOB, "/clusters/m1/api/v1/exec", &upgrade).await.refused(403, "Forbidden");
+    assert!(!m1.has_been_asked("/api/v1/exec"));
+}
+
+/// Line 20: uploads that the member does not read hold up nobody, not even on their own connection.
+#[tokio::test]
+async fn stalled_uploads_cost_the_others_on_their_connection_nothing() {
+    let (_host, tower, _agent, m1) = start(quick()).await;
+    let io = TokioIo::new(tower.dial(None, "h2").await.unwrap());
+    let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
+    tokio::spawn(connection);
+    let post = |path: &str, body: Vec<u8>| {
+        let mut request = asking("POST", ROBOT, path, &[]);
+        *request.uri_mut() = format!("https://tower{path}").parse().unwrap();
+        request.headers_mut().remove("host");
+        let body = Full::new(Bytes::from(body)).map_err(|never| match never {}).boxed_unsync();
+        let mut sender = sender.clone();
+        async move { sender.send_request(request.map(|_| body)).await.unwrap() }
+    };
+    for _ in 0..16 {
+        tokio::spawn(post("/clusters/m1/api/never", vec![0; 1 << 20]));
+    }
+    until("they are under way", async || {
+        m1.asked.lock().unwrap().iter().filter(|path| *path == "/api/never").count() == 16
+    })
+    .await;
+    let text = "x".repeat(100_000);
+    let reply = timeout(PATIENCE, post("/clusters/m1/api/echo", text.clone().into_bytes())).await.unwrap();
+    assert_eq!(read(reply).await.body["body"], text);
 }

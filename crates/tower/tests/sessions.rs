@@ -1,15 +1,21 @@
 //! Sessions come, serve and go: several agents, several towers, revocation, and an end in good order.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "this is how tests fail")]
+
 mod support;
 
 use std::time::Duration;
 
 use hansa_tower::Options;
 use http_body_util::BodyExt;
+use hyper_util::rt::TokioIo;
 use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::json;
 use support::{ADMIN, Agent, Host, PATIENCE, Replica, asking, member::member, quick, read, until};
-use tokio::time::timeout;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::timeout,
+};
 
 async fn serves(tower: &Replica, cluster: &str) -> bool {
     tower.get(ADMIN, &format!("/clusters/{cluster}/api"), &[]).await.status == 200
@@ -226,4 +232,52 @@ async fn a_tower_that_stops_lets_go_in_good_order() {
     assert_eq!(rest.to_bytes(), "first", "a watch ends cleanly, and begins elsewhere");
     timeout(PATIENCE, session.served.closed()).await.unwrap();
     until("the Lease is gone", async || host.leases().await.is_empty()).await;
+}
+
+/// Line 8: a session lasts no longer than the certificate it was opened with, and the agent is told before.
+#[tokio::test]
+async fn a_session_ends_with_its_certificate() {
+    let host = Host::start().await;
+    let lifetime = jiff::SignedDuration::from_secs(4);
+    let tower = host.tower(Options { lifetime, ..quick() }).await;
+    let agent = Agent::join(&host, &tower, "m1").await;
+    let session = agent.connect(&tower, "i1", member("m1")).await.unwrap();
+    until("it serves", async || serves(&tower, "m1").await).await;
+    let watch = tower.send(None, asking("GET", ADMIN, "/clusters/m1/api/watch", &[])).await.unwrap();
+    until("the agent is told to connect anew", async || !session.served.is_open()).await;
+    timeout(PATIENCE, session.served.closed()).await.unwrap();
+    assert!(timeout(PATIENCE, watch.into_body().collect()).await.unwrap().is_err());
+    until("nobody is let in with it", async || {
+        tower.send(Some(&agent.identity()), support::connecting("i2")).await.is_err()
+    })
+    .await;
+}
+
+/// What an agent sends after its handshake is not believed either.
+#[tokio::test]
+async fn an_agent_that_sends_garbage_loses_its_session_and_nobody_else_does() {
+    let host = Host::start().await;
+    let tower = host.tower(quick()).await;
+    let (m1, m2) = (Agent::join(&host, &tower, "m1").await, Agent::join(&host, &tower, "m2").await);
+    let _well = m2.connect(&tower, "i1", member("m2")).await.unwrap();
+    let garbage: [&[u8]; 4] = [
+        // A frame of another kind, one without a mask, one of a length beyond all bounds, and noise in a well-formed one.
+        &[0x81, 0x80, 0, 0, 0, 0],
+        &[0x82, 1, 0],
+        &[0x82, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0],
+        &[0x82, 0x8c, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff],
+    ];
+    for bytes in garbage {
+        let response = tower.send(Some(&m1.identity()), support::connecting("i1")).await.unwrap();
+        assert_eq!(response.status(), 101);
+        let mut stream = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
+        stream.write_all(bytes).await.unwrap();
+        let mut rest = Vec::new();
+        drop(timeout(PATIENCE, stream.read_to_end(&mut rest)).await.expect("the tower hangs up"));
+        until("its place is free", async || {
+            host.leases().await.iter().all(|lease| lease.1 == json!({"m2": 1}))
+        })
+        .await;
+        assert!(serves(&tower, "m2").await);
+    }
 }

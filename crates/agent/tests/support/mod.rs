@@ -115,11 +115,7 @@ impl Machine {
             proxies: self.proxies.clone(),
             namespace: "hansa-agent".to_owned(),
             secret: "agent-credential".to_owned(),
-            tunnel: hansa_tunnel::Settings {
-                ping_interval: Duration::from_millis(500),
-                ping_timeout: Duration::from_millis(1500),
-                ..hansa_tunnel::Settings::default()
-            },
+            tunnel: hansa_tunnel::Settings::default(),
             requests: self.requests,
             drain: self.drain,
             clock: self.clock.clone(),

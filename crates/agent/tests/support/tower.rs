@@ -317,12 +317,7 @@ async fn connect(
     let upgraded = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
         let io = WebSocket::server(TokioIo::new(upgraded.await.unwrap()));
-        let settings = hansa_tunnel::Settings {
-            ping_interval: Duration::from_millis(500),
-            ping_timeout: Duration::from_millis(1500),
-            ..hansa_tunnel::Settings::default()
-        };
-        let (host, driver) = Host::start(io, settings);
+        let (host, driver) = Host::start(io, hansa_tunnel::Settings::default());
         shared.state.lock().unwrap().tunnels.push((replica, instance, host));
         let _ = driver.await;
     });

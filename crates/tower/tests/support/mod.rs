@@ -136,7 +136,7 @@ impl Host {
         panic!("{resource} is never served");
     }
 
-    async fn may(&self, user: &str, rule: Value) {
+    pub async fn may(&self, user: &str, rule: Value) {
         let group = "rbac.authorization.k8s.io";
         let role = json!({"apiVersion": format!("{group}/v1"), "kind": "ClusterRole", "metadata": {"name": format!("test:{user}")}, "rules": [rule]});
         self.create(&format!("clusterroles.{group}"), "", role).await;
