@@ -4,37 +4,28 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "this is how tests fail")]
 
+#[path = "support/scene.rs"]
+mod scene;
 mod support;
 
 use std::{
     fs,
     io::{Read, Write},
-    net::{Shutdown, TcpListener, TcpStream},
+    net::{Shutdown, TcpStream},
     path::Path,
-    process::{Child, Command, Output, Stdio},
+    process::{Command, Stdio},
     thread,
 };
 
+use scene::{Scene, hear, http, noise, port, says, server, written};
 use serde_json::json;
 use support::{
-    Federation, Kubectl, eventually,
-    kubelet::{self, NODE},
+    Federation, Kubectl, eventually, kubelet,
     process::Process,
     real::{self, By, Real},
     same,
 };
 use tempfile::TempDir;
-
-/// One member as somebody sees it through the gateway, with the protocol that kubectl streams by.
-#[derive(Clone, Copy)]
-struct Scene<'a> {
-    gateway: &'a Kubectl,
-    member: &'a str,
-    direct: &'a Kubectl,
-    websocket: bool,
-    files: &'a Path,
-    node: &'a Process,
-}
 
 #[test]
 fn streams_arrive_whole_from_every_kind_of_member() {
@@ -81,83 +72,6 @@ fn all(spdy: Scene<'_>) {
     }
 }
 
-impl Scene<'_> {
-    /// A Pod that repeats what it hears.
-    fn run_pod(self) {
-        let pod = json!({
-            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "echo", "namespace": "default"},
-            "spec": {"nodeName": NODE, "containers": [{
-                "name": "main", "image": "none", "stdin": true,
-                "command": ["sh", "-c", "echo first; echo second >&2; while read -r line; do echo \"$line\"; done"],
-            }]},
-        });
-        eventually("a Pod is accepted", || {
-            let made = self.gateway.run(self.member, &["apply", "-f", "-"], &pod.to_string());
-            made.status.success().then_some(()).ok_or(made)
-        });
-        self.gateway.ok(self.member, &["wait", "pod/echo", "--for=condition=Ready", "--timeout=60s"]);
-    }
-
-    fn command(self, args: &[&str]) -> Command {
-        let mut command = self.gateway.command(self.member, args);
-        for variable in ["KUBECTL_REMOTE_COMMAND_WEBSOCKETS", "KUBECTL_PORT_FORWARD_WEBSOCKETS"] {
-            command.env(variable, self.websocket.to_string());
-        }
-        command
-    }
-
-    /// A kubectl that runs on, its output in a file.
-    fn start(self, name: &str, args: &[&str]) -> Process {
-        let name = format!("{name}-{}", if self.websocket { "websocket" } else { "spdy" });
-        Process::start(&name, self.files, &mut self.command(args))
-    }
-
-    fn spawn(self, args: &[&str]) -> Child {
-        let mut command = self.command(args);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
-    }
-
-    /// Runs to the end with `input`, of which not a byte is looked at.
-    fn run(self, args: &[&str], input: &[u8]) -> Output {
-        let mut child = self.spawn(args);
-        let mut stdin = child.stdin.take().unwrap();
-        thread::scope(|scope| {
-            scope.spawn(move || drop(stdin.write_all(input)));
-            child.wait_with_output().unwrap()
-        })
-    }
-
-    /// How many commands and forwarded ports the member's API server has taken from WebSockets.
-    fn translated(self) -> [u64; 2] {
-        let metrics = self.direct.ok("", &["get", "--raw", "/metrics"]);
-        ["apiserver_stream_translator_requests_total{", "apiserver_stream_tunnel_requests_total{"].map(
-            |name| {
-                let lines = metrics.lines().filter(|line| line.starts_with(name));
-                lines.map(|line| line.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap()).sum()
-            },
-        )
-    }
-}
-
-/// Bytes without a pattern that a chunk or a frame could hide behind.
-fn noise(length: usize) -> Vec<u8> {
-    let mut state = 0x9e37_79b9_u32;
-    let next = || {
-        state ^= state << 13;
-        state ^= state >> 17;
-        state ^= state << 5;
-        state.to_le_bytes()[0]
-    };
-    std::iter::repeat_with(next).take(length).collect()
-}
-
-fn says(process: &Process, wanted: &str) {
-    eventually(&format!("{} says {wanted:?}", process.name), || {
-        let output = process.output();
-        output.contains(wanted).then_some(()).ok_or(output)
-    });
-}
-
 fn follow_logs(scene: Scene<'_>) {
     let at_once = scene.run(&["logs", "echo"], b"");
     let mut lines: Vec<_> = at_once.stdout.split(|b| *b == b'\n').collect();
@@ -173,27 +87,6 @@ fn follow_logs(scene: Scene<'_>) {
     }
     logs.interrupt();
     says(scene.node, "the reader of default/echo has gone");
-}
-
-impl Scene<'_> {
-    /// Says a line to the Pod's process.
-    fn speak(self, line: &str) {
-        let mut attached = self.spawn(&["attach", "-i", "echo"]);
-        let mut stdin = attached.stdin.take().unwrap();
-        stdin.write_all(format!("{line}\n").as_bytes()).unwrap();
-        let mut heard = String::new();
-        let mut stdout = attached.stdout.take().unwrap();
-        while !heard.contains(line) {
-            let mut buffer = [0; 256];
-            let read = stdout.read(&mut buffer).unwrap();
-            heard += &String::from_utf8_lossy(&buffer[..read]);
-            if read == 0 {
-                panic!("attach ended without {line:?}: {heard:?} {:?}", attached.wait_with_output());
-            }
-        }
-        attached.kill().unwrap();
-        attached.wait().unwrap();
-    }
 }
 
 fn attach(scene: Scene<'_>) {
@@ -213,24 +106,6 @@ fn watch(scene: Scene<'_>) {
         says(&watch, &format!("configmap/{name}\n"));
     }
     watch.interrupt();
-}
-
-/// A request to a local port, told as HTTP/1.1 and read to its end.
-fn http(port: u16, path: &str) -> String {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n").unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    answer
-}
-
-/// The local port that kubectl has told after `before`.
-fn port(process: &Process, before: &str) -> u16 {
-    eventually(&format!("{} tells its port", process.name), || {
-        let output = process.output();
-        let told = output.split_once(before).and_then(|(_, after)| after.split_once(char::is_whitespace));
-        told.and_then(|(port, _)| port.parse().ok()).ok_or(output)
-    })
 }
 
 fn proxy(scene: Scene<'_>) {
@@ -269,28 +144,21 @@ fn terminal(scene: Scene<'_>) {
         script.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
     // The size comes on a stream of its own, when it comes; what is typed is echoed, so the answers are computed.
+    stdin.write_all(b"until stty size | grep -q '45 123'; do sleep 0.1; done; tty\n").unwrap();
     stdin
         .write_all(
-            b"until stty size | grep -q '45 123'; do sleep 0.1; done\ntty; echo sum $((40 + 2)); exit 3\n",
+            b"(trap 'echo caught $((7 * 9)); exit' INT; echo sum $((40 + 2)); while :; do sleep 0.1; done)\n",
         )
         .unwrap();
-    let output = child.wait_with_output().unwrap();
-    drop(stdin);
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(text.contains("/dev/pts/") && text.contains("sum 42\r\n"), "{output:?}");
-    assert_eq!(output.status.code(), Some(3), "{output:?}");
-}
-
-/// A server that hands each connection to `serve`, until the test ends.
-fn server(serve: fn(TcpStream) -> std::io::Result<()>) -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    thread::spawn(move || {
-        for stream in listener.incoming() {
-            thread::spawn(move || serve(stream.unwrap()));
-        }
-    });
-    port
+    let (stdout, mut text) = (child.stdout.as_mut().unwrap(), String::new());
+    hear(stdout, &mut text, "sum 42\r\n");
+    assert!(text.contains("/dev/pts/"), "{text}");
+    // Ctrl-C is for the command there, not for kubectl here.
+    stdin.write_all(b"\x03").unwrap();
+    hear(stdout, &mut text, "caught 63\r\n");
+    stdin.write_all(b"exit 3\n").unwrap();
+    let status = child.wait().unwrap();
+    assert_eq!(status.code(), Some(3), "{text}");
 }
 
 fn forward(scene: Scene<'_>) {
@@ -382,13 +250,6 @@ fn stall(scene: Scene<'_>) {
     eventually("the endless command ends with its reader", || {
         same(Path::new(&format!("/proc/{process}")).exists(), false)
     });
-}
-
-/// How many bytes a process has written.
-fn written(process: u32) -> u64 {
-    let told = fs::read_to_string(format!("/proc/{process}/io")).unwrap();
-    let line = told.lines().find_map(|line| line.strip_prefix("wchar: "));
-    line.unwrap().parse().unwrap()
 }
 
 /// At the tower a caller without impersonation acts as the agent, who may do everything; who may only read there must
