@@ -137,6 +137,8 @@ impl Walled {
     }
 }
 
+type Scenario = (&'static str, fn(&mut Walled));
+
 #[test]
 fn members_behind_walls_are_members_like_any_other() {
     let Some(assets) = env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from) else {
@@ -144,7 +146,7 @@ fn members_behind_walls_are_members_like_any_other() {
         return;
     };
     let Some(mut walled) = Walled::start(&assets) else { return };
-    let scenarios: [(&str, fn(&mut Walled)); 9] = [
+    let scenarios: [Scenario; 9] = [
         ("the agents join, and the members are ready", joined),
         ("nothing passes but the agents' connections", nothing_else_passes),
         ("objects propagate, and kubectl sees them live", everything_works),
