@@ -56,17 +56,17 @@ impl Site {
         let member = fleet::Cluster::start("member", dir, &stop).await;
         let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}});
         member.create("namespaces", "", namespace).await;
-        let authority = Authority::generate("hansa-tower", Timestamp::now()).unwrap();
-        let encode = |text: &str| STANDARD.encode(text);
-        let keyed = authority.keyed();
-        let secret = json!({
-            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "hansa-tower-tls", "namespace": names::SYSTEM_NAMESPACE},
-            "data": {"ca.crt": encode(&keyed.certificate), "ca.key": encode(&keyed.key)},
-        });
-        fleet.host.create("secrets", names::SYSTEM_NAMESPACE, secret).await;
-        fs::write(dir.join("tower-ca.pem"), &keyed.certificate).unwrap();
         let address = format!("127.0.0.1:{}", free_port());
-        let tower = tower(dir, &fleet, &address);
+        let mut tower = tower(dir, &fleet, &address);
+        let authority = loop {
+            tower.check().unwrap_or_else(|error| panic!("{error}"));
+            let made = fleet.host.server.local().get("secrets", names::SYSTEM_NAMESPACE, "hansa-tower-tls");
+            if let Ok(secret) = made {
+                break read_authority(&secret);
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        fs::write(dir.join("tower-ca.pem"), authority.certificate_pem()).unwrap();
         Self { fleet, member, tower, dir: dir.to_owned(), address, authority, stop }
     }
 
@@ -184,6 +184,14 @@ impl Site {
         self.member.server.close().await;
         self.fleet.end().await;
     }
+}
+
+/// The authority that the tower made, which signs its agents' certificates.
+fn read_authority(secret: &Value) -> Authority {
+    let part = |name: &str| {
+        String::from_utf8(STANDARD.decode(secret["data"][name].as_str().unwrap()).unwrap()).unwrap()
+    };
+    Authority::read(pki::KeyedCertificate { certificate: part("ca.crt"), key: part("ca.key") }).unwrap()
 }
 
 fn tower(dir: &Path, fleet: &Fleet, address: &str) -> Process {
