@@ -23,7 +23,7 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 /// What asks this program to be the host's end.
@@ -32,6 +32,9 @@ pub const HOST: &str = "tunnel-host";
 pub const AGENT: &str = "tunnel-agent";
 /// What asks it to be a server some of whose answers never end.
 pub const HOLDER: &str = "holder";
+
+/// What the kernel may hold for each reader of ours, in bytes.
+const SEND_BUFFER: u32 = 256 * 1024;
 
 /// The path of a request that is answered at once.
 pub const SMALL: &str = "/1k";
@@ -67,7 +70,7 @@ async fn host(tunnel: &str, plain: &str, authority: &Path) {
     let config = rustls::ServerConfig::builder().with_no_client_auth();
     let config = config.with_single_cert(vec![own.cert.der().clone()], key).unwrap();
     let tls = TlsAcceptor::from(Arc::new(config));
-    let (tunnel, plain) = (TcpListener::bind(tunnel).await.unwrap(), TcpListener::bind(plain).await.unwrap());
+    let (tunnel, plain) = (TcpListener::bind(tunnel).await.unwrap(), listen(plain));
     let unfinished = authority.with_extension("new");
     fs::write(&unfinished, own.cert.pem()).unwrap();
     fs::rename(&unfinished, authority).unwrap();
@@ -137,8 +140,8 @@ impl Handler for Upstream {
     }
 }
 
-async fn hold(listen: &str) {
-    let listener = TcpListener::bind(listen).await.unwrap();
+async fn hold(address: &str) {
+    let listener = listen(address);
     serve(&listener, |request| async move {
         let path = request.uri().path().to_owned();
         Some(Response::new(match path.as_str() {
@@ -170,6 +173,16 @@ fn whole(bytes: Bytes) -> Body {
 
 fn streamed(chunks: stream::BoxStream<'static, Bytes>) -> Body {
     StreamBody::new(chunks.map(|chunk| Ok(Frame::data(chunk)))).boxed_unsync()
+}
+
+/// A listener whose connections keep little for a reader that does not read: the kernel's own bounds, four megabytes for each, put
+/// the whole machine under memory pressure at a hundred such readers.
+fn listen(address: &str) -> TcpListener {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_reuseaddr(true).unwrap();
+    socket.set_send_buffer_size(SEND_BUFFER).unwrap();
+    socket.bind(address.parse().unwrap()).unwrap();
+    socket.listen(1024).unwrap()
 }
 
 async fn accept(listener: &TcpListener) -> TcpStream {
