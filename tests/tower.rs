@@ -384,7 +384,7 @@ fn towers_that_are_restarted_in_turn_are_missed_by_nobody() {
             same(agents.filter(|agents| *agents == all).count(), 3)
         });
     };
-    let mut towers = vec![tower(1), tower(2)];
+    let mut towers = [tower(1), tower(2)];
     agents();
 
     // A watch through one replica, with the token that the host's own parts have for this cluster.
