@@ -10,17 +10,19 @@ mod support;
 use std::{
     env,
     io::{BufRead, BufReader},
+    net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::atomic::{AtomicBool, Ordering},
     time::Instant,
 };
 
 use network::{HOST, Network};
 use serde_json::json;
 use support::{
-    Kubectl,
+    Federation, Kubectl,
     embedded::{self, Embedded},
-    eventually,
+    eventually, free_port,
     process::Process,
     real::{self, Cluster},
     same,
@@ -327,4 +329,118 @@ fn two_agents(w: &mut Walled) {
     assert_eq!(w.condition("m1", "Ready").unwrap(), "True");
     w.write("from the other agent");
     w.arrives("m1", "from the other agent");
+}
+
+/// One address, and the replicas behind it in turn, as a load balancer has it.
+fn balancer(replicas: Vec<u16>) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        let mut turn = replicas.iter().cycle();
+        for near in listener.incoming() {
+            let near = near.unwrap();
+            // A replica that is not there is passed over.
+            let far = (&mut turn)
+                .take(replicas.len())
+                .find_map(|port| TcpStream::connect(("127.0.0.1", *port)).ok());
+            let Some(far) = far else { continue };
+            for (mut from, mut to) in [(near.try_clone().unwrap(), far.try_clone().unwrap()), (far, near)] {
+                std::thread::spawn(move || {
+                    let _ = std::io::copy(&mut from, &mut to);
+                    let _ = to.shutdown(std::net::Shutdown::Both);
+                    let _ = from.shutdown(std::net::Shutdown::Both);
+                });
+            }
+        }
+    });
+    port
+}
+
+/// Three replicas of the tower behind one address; two of them are restarted one after the other.
+#[test]
+fn towers_that_are_restarted_in_turn_are_missed_by_nobody() {
+    let dir = TempDir::new().unwrap();
+    let ports = [free_port(), free_port(), free_port()];
+    let address = format!("https://127.0.0.1:{}", balancer(ports.to_vec()));
+    let data = dir.path().join("data");
+    let listen = format!("127.0.0.1:{}", free_port());
+    let own = format!("127.0.0.1:{}", ports[0]);
+    let up = Embedded::start_behind(&data, &listen, &own, &address);
+    let kubeconfig = data.join("kubeconfig");
+    let tower = |number: usize| {
+        let mut command = Command::new(embedded::binary());
+        command.args(["tower", "--listen", &format!("127.0.0.1:{}", ports[number]), "--advertise", &address]);
+        command.arg("--kubeconfig").arg(&kubeconfig);
+        Process::start(&format!("tower{number}"), dir.path(), &mut command)
+    };
+    // Each replica has an agent of each member.
+    let agents = || {
+        eventually("every replica has both agents", || {
+            let leases = up.kubectl().json("host", &["get", "leases", "-n", "kube-federation-system"])?;
+            let agents = leases["items"].as_array().unwrap().iter();
+            let agents = agents
+                .filter_map(|lease| lease["metadata"]["annotations"]["tower.kubesphere.io/agents"].as_str());
+            let all = r#"{"member1":1,"member2":1}"#;
+            same(agents.filter(|agents| *agents == all).count(), 3)
+        });
+    };
+    let mut towers = [tower(1), tower(2)];
+    agents();
+
+    // A watch through one replica, with the token that the host's own parts have for this cluster.
+    let secret =
+        ["get", "secret", "-n", "kube-federation-system", "member1-secret", "-o", "jsonpath={.data.token}"];
+    let token = {
+        use base64::{Engine, engine::general_purpose::STANDARD};
+        String::from_utf8(STANDARD.decode(up.kubectl().ok("host", &secret)).unwrap()).unwrap()
+    };
+    let watch = |number: usize| {
+        let server = format!("https://127.0.0.1:{}/clusters/member1", ports[number]);
+        let mut command = Command::new(Kubectl::new(&dir.path().join("none")).command("", &[]).get_program());
+        command.args([
+            "--kubeconfig",
+            "/dev/null",
+            "--server",
+            &server,
+            "--token",
+            &token,
+            "--insecure-skip-tls-verify",
+        ]);
+        command.args(["get", "cm", "-n", "default", "-w", "-o", "jsonpath={.metadata.name}{\"\\n\"}"]);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        assert!(lines.any(|line| line.unwrap() == "kube-root-ca.crt"));
+        (child, lines)
+    };
+    let direct = up.direct("member1");
+    for number in [1, 2] {
+        // The replica that stays; of the two that are restarted, the other.
+        let (mut child, mut lines) = watch(3 - number);
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let asked = scope.spawn(|| {
+                let mut served = 0;
+                while !done.load(Ordering::Relaxed) {
+                    up.kubectl().ok("member1", &["get", "ns", "default"]);
+                    up.kubectl().ok("member2", &["get", "ns", "default"]);
+                    served += 2;
+                }
+                served
+            });
+            let tower_of = &mut towers[number - 1];
+            tower_of.interrupt();
+            *tower_of = tower(number);
+            agents();
+            done.store(true, Ordering::Relaxed);
+            let served = asked.join().unwrap();
+            eprintln!("    {served} requests were served while replica {number} was away");
+            assert!(served > 0);
+        });
+        // The watch on the replica that stayed is the same one still.
+        let name = format!("after-{number}");
+        direct.ok("", &["create", "cm", &name, "-n", "default"]);
+        assert!(lines.any(|line| line.unwrap() == name));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
 }

@@ -50,21 +50,27 @@ impl Embedded {
 
     /// The same, where the last `agents` of the members are connected by agent.
     pub fn start_with(data: &Path, listen: &str, members: usize, agents: usize) -> Self {
-        Self::start_whole(data, listen, "127.0.0.1:0", (members, agents))
+        Self::start_told(data, listen, (members, agents), &["--tower-listen", "127.0.0.1:0"])
     }
 
     /// A host without members of its own, whose tower listens at an address.
     pub fn start_at(data: &Path, listen: &str, tower: &str) -> Self {
-        Self::start_whole(data, listen, tower, (0, 0))
+        Self::start_told(data, listen, (0, 0), &["--tower-listen", tower])
     }
 
-    fn start_whole(data: &Path, listen: &str, tower: &str, (members, agents): (usize, usize)) -> Self {
+    /// Two members, both by agent, whose tower is reached at `address`.
+    pub fn start_behind(data: &Path, listen: &str, tower: &str, address: &str) -> Self {
+        let told = ["--tower-listen", tower, "--tower-advertise", address];
+        Self::start_told(data, listen, (2, 2), &told)
+    }
+
+    fn start_told(data: &Path, listen: &str, (members, agents): (usize, usize), told: &[&str]) -> Self {
         std::fs::create_dir_all(data.parent().unwrap()).unwrap();
         let logs = data.parent().unwrap();
         let before = std::fs::read_to_string(logs.join("up.log")).unwrap_or_default().len();
         let mut command = Command::new(binary());
         command.args(["up", "--sandbox", &members.to_string(), "--sandbox-agents", &agents.to_string()]);
-        command.args(["--tower-listen", tower, "--listen", listen, "--data-dir"]).arg(data);
+        command.args(["--listen", listen, "--data-dir"]).arg(data).args(told);
         let mut process = Process::start("up", logs, &mut command);
         eventually("hansa up", || {
             process.check().unwrap_or_else(|e| panic!("{e}"));

@@ -21,7 +21,8 @@ const MOST: Duration = Duration::from_secs(30);
 const MOST_DUPLICATES: Duration = Duration::from_secs(120);
 /// How soon the next replica is dialled after one was met.
 const NEXT: Duration = Duration::from_millis(500);
-/// How often the tower is asked whether there are more replicas than are known, at least and at most. Only a dialled answer says so.
+/// How often the tower is asked whether there are more replicas than are known, at least and at most: what it says on a
+/// connection may be lost with the replica that says it.
 const LOOK: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(180));
 /// A connection that was held for this long was a good one: what comes after it is a first failure.
 const LASTING: Duration = Duration::from_secs(10);
@@ -162,6 +163,15 @@ impl Replicas {
         self.dial_at = self.dial_at.min(now + self.failures.next(rng));
     }
 
+    /// The tower says on a connection how many replicas there are now. All its agents hear so at once, and come one after the other.
+    pub fn told(&mut self, wanted: usize, now: Instant, rng: &mut impl Rng) {
+        let before = self.wanted;
+        self.learn(Some(wanted));
+        if self.wanted != before && !self.is_complete() {
+            self.dial_at = self.dial_at.min(now + between(Duration::ZERO, SPREAD, rng));
+        }
+    }
+
     fn learn(&mut self, wanted: Option<usize>) {
         if let Some(wanted) = wanted {
             self.wanted = wanted.clamp(1, MAX_REPLICAS);
@@ -199,6 +209,19 @@ mod tests {
         assert_eq!(replicas.connected(Some("c"), Some(3), now, &mut rng), Keep::As(2));
         assert!(replicas.dial_at() >= now + LOOK.0, "all are met");
         assert_eq!(replicas.held().collect::<Vec<_>>(), ["a", "b", "c"]);
+    }
+
+    #[test]
+    fn a_tower_that_says_it_grew_is_dialled_soon_and_one_that_shrank_is_not() {
+        let (mut replicas, now, mut rng) = start();
+        replicas.connected(Some("a"), Some(1), now, &mut rng);
+        replicas.told(1, now, &mut rng);
+        assert!(replicas.dial_at() >= now + LOOK.0);
+        replicas.told(2, now, &mut rng);
+        assert!(replicas.dial_at() <= now + SPREAD);
+        replicas.connected(Some("b"), Some(2), now, &mut rng);
+        replicas.told(1, now, &mut rng);
+        assert!(replicas.dial_at() >= now + LOOK.0);
     }
 
     #[test]

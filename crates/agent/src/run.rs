@@ -146,6 +146,11 @@ impl Agent {
                     for session in gone {
                         replicas.ended(session, Instant::now(), &mut rng);
                     }
+                    // Of replicas that have not heard of each other yet, the one that knows more is right.
+                    let open = tunnels.served.values().filter(|served| served.is_open());
+                    if let Some(count) = open.filter_map(Served::replicas).max() {
+                        replicas.told(count, Instant::now(), &mut rng);
+                    }
                 }
                 () = &mut keep_fresh => {}
             }

@@ -59,11 +59,15 @@ pub(crate) async fn run(args: cli::Up) -> Result<()> {
         listen: args.tower_listen,
         advertise: args.tower_advertise,
         internal: None,
-        names: vec![],
+        names: Vec::new(),
     };
-    let metrics = Metrics::default();
-    let tower =
-        tower::listen(&starting, place, &metrics, hansa_tower::Options::default(), stop.clone()).await?;
+    // Nobody looks whether this replica is ready, and Ctrl-C is not to take long.
+    let options = hansa_tower::Options {
+        notice: Duration::ZERO,
+        drain: Duration::from_secs(3),
+        ..hansa_tower::Options::default()
+    };
+    let tower = tower::listen(&starting, place, &Metrics::default(), options, stop.clone()).await?;
     let access = Access { server: listening.server, ca: listening.ca, user: json!({"token": token}) };
 
     let joined = async {

@@ -152,6 +152,8 @@ async fn serve(tower: &Shared, agent: Agent, session: Reservation, upgrade: OnUp
     };
     let (host, driver) = Host::start(WebSocket::server(TokioIo::new(io)), tower.options.tunnel.clone());
     session.fill(host.clone());
+    // There may be more than when it was let in.
+    host.say_replicas(tower.replicas().count(Instant::now()));
     if tower.draining.is_cancelled() {
         host.drain();
     }

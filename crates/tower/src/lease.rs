@@ -104,6 +104,7 @@ async fn write(api: &Api<Lease>, replica: &str, sessions: &Sessions) -> Result<(
 pub(crate) async fn follow(tower: &Shared, host: Client) {
     let path = format!("/apis/coordination.k8s.io/v1/namespaces/{SYSTEM_NAMESPACE}/leases");
     let feed = Feed::new(host, path).selecting(LABEL_TOWER_REPLICA);
+    let mut said = 1;
     feed.follow(|step| {
         let mut replicas = tower.replicas();
         let now = Instant::now();
@@ -123,6 +124,11 @@ pub(crate) async fn follow(tower: &Shared, host: Client) {
             Step::Failed(error) => {
                 tracing::warn!(%error, "the Leases of the other towers cannot be followed");
             }
+        }
+        let count = replicas.count(now);
+        drop(replicas);
+        if count != std::mem::replace(&mut said, count) {
+            tower.sessions.say_replicas(count);
         }
     })
     .await;

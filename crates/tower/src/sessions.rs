@@ -186,6 +186,11 @@ impl Sessions {
         self.hosts().iter().for_each(Host::drain);
     }
 
+    /// Tells every agent how many replicas of the tower there are.
+    pub(crate) fn say_replicas(&self, count: usize) {
+        self.hosts().iter().for_each(|host| host.say_replicas(count));
+    }
+
     /// Ends every session.
     pub(crate) fn close(&self) {
         self.lock().members.values().flat_map(|m| &m.sessions).for_each(|session| session.revoked.cancel());

@@ -44,6 +44,8 @@ pub enum Kind {
     Pong = 7,
     /// No stream is taken any more; those there are go on.
     GoAway = 8,
+    /// The host's end says how many replicas of it there are, so that the agent connects to each.
+    Replicas = 9,
 }
 
 /// What a peer did that the protocol does not allow. The connection ends with it.
@@ -116,6 +118,7 @@ impl Header {
             6 => Kind::Ping,
             7 => Kind::Pong,
             8 => Kind::GoAway,
+            9 => Kind::Replicas,
             _ => return Err(Violation::Kind(bytes[3])),
         };
         let end = bytes[3] & END != 0;
@@ -124,7 +127,7 @@ impl Header {
             Kind::Hello => size == 12,
             Kind::Request | Kind::Response => size <= MAX_HEAD,
             Kind::Data => size <= MAX_DATA,
-            Kind::Credit => size == 4,
+            Kind::Credit | Kind::Replicas => size == 4,
             Kind::Reset => size <= MAX_REASON,
             Kind::Ping | Kind::Pong => size == 8,
             Kind::GoAway => size == 0,
@@ -132,7 +135,8 @@ impl Header {
         if !fits {
             return Err(Violation::Size(kind, size));
         }
-        let of_connection = matches!(kind, Kind::Hello | Kind::Ping | Kind::Pong | Kind::GoAway);
+        let of_connection =
+            matches!(kind, Kind::Hello | Kind::Ping | Kind::Pong | Kind::GoAway | Kind::Replicas);
         if of_connection != (stream == 0) {
             return Err(Violation::Stream(kind, stream));
         }
@@ -214,7 +218,7 @@ mod tests {
         };
         assert_eq!(decode(MAX_DATA as u32 + 1, 3, 1), Err(Violation::Size(Kind::Data, MAX_DATA + 1)));
         assert_eq!(decode(MAX_HEAD as u32 + 1, 1, 1), Err(Violation::Size(Kind::Request, MAX_HEAD + 1)));
-        assert_eq!(decode(0, 9, 1), Err(Violation::Kind(9)));
+        assert_eq!(decode(0, 10, 1), Err(Violation::Kind(10)));
         assert_eq!(decode(8, 6, 1), Err(Violation::Stream(Kind::Ping, 1)));
         assert_eq!(decode(5, 3, 0), Err(Violation::Stream(Kind::Data, 0)));
         assert_eq!(decode(4, 4 | END, 1), Err(Violation::Kind(4 | END)));

@@ -97,6 +97,12 @@ impl Host {
         driver::close(&self.shared, "it was closed");
     }
 
+    /// Tells the agent how many replicas of this end there are.
+    pub fn say_replicas(&self, count: usize) {
+        self.shared.lock().say_replicas(u32::try_from(count).unwrap_or(u32::MAX));
+        self.shared.driver.wake();
+    }
+
     /// Ends when the connection has.
     pub async fn closed(&self) {
         self.shared.ended.cancelled().await;

@@ -65,6 +65,11 @@ impl Served {
         self.shared.lock().count()
     }
 
+    /// How many replicas the host has, as it said last.
+    pub fn replicas(&self) -> Option<usize> {
+        self.shared.lock().replicas().map(|count| count as usize)
+    }
+
     /// Ends when the connection has.
     pub async fn closed(&self) {
         self.shared.ended.cancelled().await;

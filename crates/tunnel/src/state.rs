@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 use futures::task::AtomicWaker;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -16,6 +16,8 @@ use crate::{Error, Settings, Traffic};
 
 /// Bytes of one stream that wait to be written; what is beyond waits with its sender, so that streams take turns.
 const STREAM_QUEUE: usize = 2 * MAX_DATA;
+/// Pieces that are shorter than this are kept as one.
+const SMALL: usize = 4 << 10;
 /// Room that an empty collection keeps.
 const SPARE_CAPACITY: usize = 64;
 
@@ -87,6 +89,20 @@ impl Slot {
         }
     }
 
+    /// Keeps what came until it is read. Many small pieces would cost more than they hold, so they become one.
+    fn keep(&mut self, payload: Bytes) {
+        match self.inbox.back_mut() {
+            Some(last) if last.len() < SMALL && payload.len() < SMALL => {
+                let last = std::mem::take(last);
+                let mut joined = last.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..]));
+                joined.extend_from_slice(&payload);
+                self.inbox.pop_back();
+                self.inbox.push_back(joined.freeze());
+            }
+            _ => self.inbox.push_back(payload),
+        }
+    }
+
     fn wake(&mut self, wakers: &mut Vec<Waker>) {
         wakers.extend(self.reader.take());
         wakers.extend(self.owner.take());
@@ -117,6 +133,9 @@ pub(crate) struct State {
     waiting: VecDeque<Waker>,
     /// A sign of life that is owed; one is enough, whatever was asked.
     pong: Option<Bytes>,
+    /// How many replicas the host has: what is to be said of it, and what was said.
+    replicas_to_say: Option<u32>,
+    replicas: Option<u32>,
     draining: bool,
     said_goodbye: bool,
     ended: Option<Error>,
@@ -169,6 +188,8 @@ impl State {
             queued: 0,
             waiting: VecDeque::new(),
             pong: None,
+            replicas_to_say: None,
+            replicas: None,
             draining: false,
             said_goodbye: false,
             ended: None,
@@ -201,6 +222,13 @@ impl State {
             let header = Header { size: payload.len(), kind: Kind::Pong, end: false, stream: 0 };
             return Some(Outgoing { header, payload });
         }
+        // Not before the greeting, which is the first frame of the queue.
+        if self.peer.is_some()
+            && let Some(count) = self.replicas_to_say.take()
+        {
+            let header = Header { size: 4, kind: Kind::Replicas, end: false, stream: 0 };
+            return Some(Outgoing { header, payload: Bytes::copy_from_slice(&count.to_be_bytes()) });
+        }
         let frame = self.queue.pop_front()?;
         self.queued -= frame.payload.len();
         if self.queue.is_empty() && self.queue.capacity() > SPARE_CAPACITY {
@@ -223,7 +251,8 @@ impl State {
 
     /// Whether a frame waits to be written.
     pub(crate) fn has_frames(&self) -> bool {
-        self.pong.is_some() || !self.queue.is_empty()
+        let says = self.peer.is_some() && self.replicas_to_say.is_some();
+        self.pong.is_some() || says || !self.queue.is_empty()
     }
 
     /// Asks for a sign of life.
@@ -331,6 +360,12 @@ impl State {
                 self.draining = true;
                 wakers.extend(self.waiting.drain(..));
             }
+            Kind::Replicas => {
+                if role == Role::Host {
+                    return Err(Violation::Turn(kind));
+                }
+                self.replicas = Some(payload.get_u32());
+            }
             Kind::Request => return self.accept(stream, end, payload).map(Some),
             Kind::Response => {
                 // The agent's end never gets answers.
@@ -355,7 +390,7 @@ impl State {
                 }
                 slot.heard_all = end;
                 if !payload.is_empty() && !slot.unread {
-                    slot.inbox.push_back(payload);
+                    slot.keep(payload);
                 }
                 wakers.extend(slot.reader.take());
             }
@@ -612,6 +647,16 @@ impl State {
             }
             self.push(Kind::Reset, false, stream, Bytes::copy_from_slice(&reason.as_bytes()[..cut]));
         }
+    }
+
+    /// Has the agent told how many replicas the host has; only the last number counts.
+    pub(crate) fn say_replicas(&mut self, count: u32) {
+        self.replicas_to_say = Some(count);
+    }
+
+    /// How many replicas the host has, if it has said so.
+    pub(crate) fn replicas(&self) -> Option<u32> {
+        self.replicas
     }
 
     /// Whether new streams can be opened.

@@ -291,6 +291,16 @@ async fn an_answer_that_came_whole_is_read_to_its_end_after_the_connection_has_e
 }
 
 #[tokio::test]
+async fn the_agent_learns_how_many_replicas_the_host_has() {
+    let pair = connect(Settings::default());
+    assert_eq!(pair.agent.replicas(), None);
+    for count in [2, 3, 1] {
+        pair.host.say_replicas(count);
+        until(|| pair.agent.replicas() == Some(count)).await;
+    }
+}
+
+#[tokio::test]
 async fn a_connection_that_is_lost_fails_everything_on_it_at_once() {
     let pair = connect(Settings::default());
     let response = answer(&pair.host, get("/endless")).await;
@@ -310,7 +320,9 @@ async fn silence_is_noticed_by_both_ends_within_their_patience() {
     let patience = settings.ping_interval + settings.ping_timeout;
     // Two links whose far ends hold the line and say nothing.
     let (near, _held) = duplex(64 << 10);
-    let (_host, end) = Host::start(near, settings.clone());
+    let (host, end) = Host::start(near, settings.clone());
+    // What is to be said waits for the greeting, and does nothing meanwhile.
+    host.say_replicas(3);
     let began = tokio::time::Instant::now();
     assert_eq!(end.await, Err(Error::Silent(patience)));
     assert!(began.elapsed() <= patience + Duration::from_secs(1));
@@ -391,6 +403,34 @@ async fn whoever_sends_more_than_the_window_is_cut_off() {
     raw.say(Kind::Data, false, 1, &[0; 1001]).await;
     assert_eq!(raw.violation().await, Violation::Window(1));
     assert!(matches!(waiting.await.unwrap(), Err(Error::Violation(_))));
+}
+
+#[tokio::test]
+async fn a_body_in_the_smallest_pieces_costs_no_more_than_its_bytes() {
+    let (host, mut raw) = raw_host(Settings::default());
+    raw.hello().await;
+    let asking = host.clone();
+    let waiting = tokio::spawn(async move { asking.send(get("/")).await });
+    raw.io.read_exact(&mut [0; 30]).await.unwrap();
+    raw.say(Kind::Response, false, 1, &[0, 200, 0, 0]).await;
+    let mut pieces = Vec::new();
+    for _ in 0..50_000 {
+        pieces.extend_from_slice(&Header { size: 1, kind: Kind::Data, end: false, stream: 1 }.encode());
+        pieces.push(b'x');
+    }
+    raw.io.write_all(&pieces).await.unwrap();
+    raw.say(Kind::Data, true, 1, &[]).await;
+    let Ok(Answer::Response(response)) = waiting.await.unwrap() else { panic!("no answer") };
+    let mut body = response.into_body();
+    // Nobody reads before all of it has come.
+    until(|| host.traffic().received > 450_000).await;
+    let (mut bytes, mut count) = (0, 0);
+    while let Some(frame) = body.frame().await {
+        bytes += frame.unwrap().into_data().unwrap().len();
+        count += 1;
+    }
+    assert_eq!(bytes, 50_000);
+    assert!(count < 100, "{count} pieces");
 }
 
 #[tokio::test]
