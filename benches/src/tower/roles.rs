@@ -23,6 +23,7 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
@@ -33,8 +34,8 @@ pub const AGENT: &str = "tunnel-agent";
 /// What asks it to be a server some of whose answers never end.
 pub const HOLDER: &str = "holder";
 
-/// What the kernel may hold for each reader of ours, in bytes.
-const SEND_BUFFER: u32 = 256 * 1024;
+/// What hyper and the kernel may hold of an answer that nobody takes, in bytes; as the tower's own listener has it.
+const BUFFER: usize = 128 * 1024;
 
 /// The path of a request that is answered at once.
 pub const SMALL: &str = "/1k";
@@ -175,12 +176,9 @@ fn streamed(chunks: stream::BoxStream<'static, Bytes>) -> Body {
     StreamBody::new(chunks.map(|chunk| Ok(Frame::data(chunk)))).boxed_unsync()
 }
 
-/// A listener whose connections keep little for a reader that does not read: the kernel's own bounds, four megabytes for each, put
-/// the whole machine under memory pressure at a hundred such readers.
 fn listen(address: &str) -> TcpListener {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_reuseaddr(true).unwrap();
-    socket.set_send_buffer_size(SEND_BUFFER).unwrap();
     socket.bind(address.parse().unwrap()).unwrap();
     socket.listen(1024).unwrap()
 }
@@ -188,6 +186,7 @@ fn listen(address: &str) -> TcpListener {
 async fn accept(listener: &TcpListener) -> TcpStream {
     let (stream, _) = listener.accept().await.unwrap();
     stream.set_nodelay(true).unwrap();
+    SockRef::from(&stream).set_tcp_notsent_lowat(BUFFER as u32).unwrap();
     stream
 }
 
@@ -206,7 +205,10 @@ where
                 async move { answered.await.ok_or_else(|| std::io::Error::other("no answer")) }
             });
             // Clients come and go as they like.
-            let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+            let _ = http1::Builder::new()
+                .max_buf_size(BUFFER)
+                .serve_connection(TokioIo::new(stream), service)
+                .await;
         });
     }
 }

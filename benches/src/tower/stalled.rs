@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use socket2::SockRef;
 use tempfile::TempDir;
 
 use super::{
@@ -129,6 +130,8 @@ fn open_stalled(tunnel: &Tunnel, way: Way) -> TcpStream {
     match way {
         Way::Down => write!(stream, "GET {} HTTP/1.1\r\nHost: bench\r\n\r\n", roles::ENDLESS).unwrap(),
         Way::Up => {
+            // What the kernel keeps for those who send is the machine's trouble, not the tunnel's.
+            SockRef::from(&stream).set_send_buffer_size(256 << 10).unwrap();
             let length = 1_u64 << 40;
             write!(
                 stream,
