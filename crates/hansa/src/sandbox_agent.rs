@@ -18,7 +18,10 @@ use k8s_openapi::api::{
     authentication::v1::{TokenRequest, TokenRequestSpec},
     core::v1::ServiceAccount,
 };
-use kube::{Api, Client, api::PostParams};
+use kube::{
+    Api, Client,
+    api::{Patch, PatchParams, PostParams},
+};
 use rand::{SeedableRng, rngs::StdRng};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
@@ -63,6 +66,8 @@ impl Site<'_> {
         let invited = agents::invite(host, self.name, labels, &terms, Timestamp::now(), &mut rng);
         let invitation =
             invited.await.with_context(|| format!("cannot invite the agent of {}", self.name))?;
+        let provider = Patch::Merge(json!({"spec": {"provider": "sandbox"}}));
+        Api::<Cluster>::all(host.clone()).patch(self.name, &PatchParams::default(), &provider).await?;
         let member = self.administrator()?;
         for object in agents::manifest(&invitation) {
             if object["kind"] != "Deployment" {

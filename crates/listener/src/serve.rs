@@ -87,6 +87,11 @@ impl Default for Limits {
 /// more than the first, so that uploads which nobody reads do not stop the others on their connection.
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 64 * 1024 * 1024;
+/// What an HTTP/1.1 connection may hold of a head that comes or of an answer that nobody takes, in bytes.
+const BUFFER: usize = 128 * 1024;
+/// What the kernel may hold of what was not sent yet, in bytes.
+#[cfg(target_os = "linux")]
+const UNSENT: u32 = 128 * 1024;
 /// The largest head of an HTTP/2 request: impersonated groups may be many.
 const HEAD_LIMIT: u32 = 256 * 1024;
 
@@ -237,6 +242,13 @@ async fn accept(
     shutdown.run_until_cancelled(next).await.flatten()
 }
 
+/// The kernel keeps little for a peer that does not read: its own bound, some megabytes for each, puts a machine under memory pressure at a
+/// hundred such peers.
+fn hold_little(stream: &TcpStream) {
+    #[cfg(target_os = "linux")]
+    let _ = socket2::SockRef::from(stream).set_tcp_notsent_lowat(UNSENT);
+}
+
 async fn connection<H, F>(
     stream: TcpStream,
     address: SocketAddr,
@@ -250,6 +262,7 @@ async fn connection<H, F>(
     F: Future<Output = Response<Body>> + Send + 'static,
 {
     drop(stream.set_nodelay(true));
+    hold_little(&stream);
     let shake = shutdown.run_until_cancelled(timeout(limits.handshake, acceptor.accept(stream)));
     let stream = match shake.await {
         Some(Ok(Ok(stream))) => stream,
@@ -265,7 +278,7 @@ async fn connection<H, F>(
     let peer = Peer { address, certificate, stranger: stranger.clone() };
 
     let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.head);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.head).max_buf_size(BUFFER);
     builder
         .http2()
         .timer(TokioTimer::new())

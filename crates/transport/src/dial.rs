@@ -121,6 +121,10 @@ async fn resolve(host: &str, port: u16, shown: &str) -> Result<Vec<SocketAddr>, 
     Ok(found.map_err(|_| Error::Dns { endpoint: shown.to_owned() })?.collect())
 }
 
+/// What the kernel may hold of what was not sent yet, in bytes.
+#[cfg(target_os = "linux")]
+const UNSENT: u32 = 128 * 1024;
+
 /// The first of the addresses that answers, each within `limit`.
 async fn first(addresses: &[SocketAddr], limit: Duration, shown: &str) -> Result<TcpStream, Error> {
     let mut last = Error::Dns { endpoint: shown.to_owned() };
@@ -129,6 +133,9 @@ async fn first(addresses: &[SocketAddr], limit: Duration, shown: &str) -> Result
             Ok(Ok(stream)) => {
                 // Requests are written whole; waiting to fill a packet only adds latency.
                 let _ = stream.set_nodelay(true);
+                // What a server that does not read has not been sent yet waits with its sender, and not in the kernel.
+                #[cfg(target_os = "linux")]
+                let _ = SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT);
                 return Ok(stream);
             }
             Ok(Err(error)) => last = Error::connect(shown, &error),

@@ -29,6 +29,8 @@ const WINDOWS: u32 = MAX_STREAMS as u32 + 28;
 const MAX_WINDOW: u32 = (1 << 31) - 1;
 /// As many as a burst of requests leaves behind; the next burst needs no handshakes.
 const IDLE_HTTP1: usize = 64;
+/// What an HTTP/1.1 connection may hold of an answer that nobody takes, in bytes; the head of an answer must fit.
+const BUFFER: usize = 128 * 1024;
 const IDLE_HTTP1_AGE: Duration = Duration::from_secs(45);
 
 pub(crate) struct Pool {
@@ -308,8 +310,11 @@ impl Pool {
 
 /// An HTTP/1.1 connection on a stream, with its driver running.
 async fn handshake(stream: Stream, endpoint: &Arc<str>) -> Result<http1::SendRequest<Body>, Error> {
-    let (sender, connection) =
-        http1::handshake(TokioIo::new(stream.io)).await.map_err(|error| Error::lost(endpoint, &error))?;
+    let (sender, connection) = http1::Builder::new()
+        .max_buf_size(BUFFER)
+        .handshake(TokioIo::new(stream.io))
+        .await
+        .map_err(|error| Error::lost(endpoint, &error))?;
     let endpoint = endpoint.clone();
     tokio::spawn(async move {
         if let Err(error) = connection.with_upgrades().await {

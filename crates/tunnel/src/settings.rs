@@ -29,7 +29,7 @@ impl Default for Settings {
             ping_interval: Duration::from_secs(4),
             ping_timeout: Duration::from_secs(6),
             streams: 4096,
-            window: 128 * 1024,
+            window: 64 * 1024,
             max_window: 16 << 20,
             budget: Budget::new(24 << 20),
             queue: 1 << 20,
