@@ -7,11 +7,10 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use hansa_machinery::Status;
-use hansa_transport::{Body, BoxError, Error, Upgrade, boxed, empty};
+use hansa_transport::{Body, Error, Upgrade, boxed, empty, holding};
 use hansa_tunnel::{Handler, Reply};
 use http::header::{self, HeaderValue};
 use http::{Request, Response, StatusCode};
-use http_body::{Frame, SizeHint};
 use http_body_util::Full;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
@@ -65,7 +64,7 @@ impl Upstream {
             self.member.not_accepted();
         }
         guard::strip(response.headers_mut());
-        Reply::Response(response.map(|body| boxed(Answer { body, _slot: slot })))
+        Reply::Response(response.map(|body| holding(body, slot)))
     }
 }
 
@@ -108,33 +107,7 @@ fn refuse(status: &Status) -> Reply {
     Reply::Response(response)
 }
 
-/// An answer that holds its place among the requests under way until it has ended.
-struct Answer {
-    body: Body,
-    _slot: OwnedSemaphorePermit,
-}
-
-impl http_body::Body for Answer {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-/// A changed connection that holds its place likewise.
+/// A changed connection that holds its place among the requests under way until it has ended.
 struct Switched {
     stream: TokioIo<Upgraded>,
     _body: Body,

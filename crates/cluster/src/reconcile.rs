@@ -3,7 +3,7 @@
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use hansa_api::cluster::{Cluster, ClusterStatus, condition};
+use hansa_api::cluster::{Cluster, ClusterStatus, ConnectionType, condition};
 use hansa_api::names;
 use hansa_api::time::{ByteString, Time};
 use hansa_transport::{Target, certificate_expiry};
@@ -20,7 +20,7 @@ use crate::events::{self, Severity};
 use crate::identity::{self, Known};
 use crate::register;
 use crate::remote::{self, Problem, Remote};
-use crate::tunnelled::{self, Agent, Kind};
+use crate::tunnelled::{self, Agent};
 
 /// Why a Cluster is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -293,10 +293,10 @@ async fn direct(
                 let way = Way::Kubeconfig { marker };
                 let after = connected(shared, cluster, memory, cause, target, way, findings).await?;
                 let member = shared.registry.member(&name).filter(|member| member.ready);
-                if let Some(member) = member.filter(|_| memory.agent.tidied != Some(Kind::Direct))
+                if let Some(member) = member.filter(|_| memory.agent.tidied != Some(ConnectionType::Direct))
                     && tunnelled::retire(shared, cluster, member.client.as_ref()).await?
                 {
-                    memory.agent.tidied = Some(Kind::Direct);
+                    memory.agent.tidied = Some(ConnectionType::Direct);
                 }
                 Ok(after)
             }

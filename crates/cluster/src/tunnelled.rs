@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hansa_api::cluster::{Cluster, condition};
+use hansa_api::cluster::{Cluster, ConnectionType, condition};
 use hansa_api::names;
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
@@ -30,13 +30,6 @@ use crate::remote::{self, Problem, Remote, delete, step};
 /// The marker of a registration that leads through the tower.
 pub(crate) const MARKER: &str = "tunnel";
 
-/// How a cluster is connected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    Direct,
-    Tunnelled,
-}
-
 /// What is remembered of the agent between two looks.
 #[derive(Default)]
 pub(crate) struct Agent {
@@ -44,7 +37,7 @@ pub(crate) struct Agent {
     /// When it was seen last, once it is gone.
     left: Option<Timestamp>,
     /// The kind of connection beside which nothing of the other kind was found.
-    pub(crate) tidied: Option<Kind>,
+    pub(crate) tidied: Option<ConnectionType>,
 }
 
 /// Looks at a Cluster that is to be reached through the tower.
@@ -111,8 +104,8 @@ pub(crate) async fn keep(
     let after =
         reconcile::connected(shared, cluster, memory, cause, target.clone(), Way::Tunnel { token }, findings)
             .await?;
-    if well && memory.agent.tidied != Some(Kind::Tunnelled) && tidy(shared, cluster).await? {
-        memory.agent.tidied = Some(Kind::Tunnelled);
+    if well && memory.agent.tidied != Some(ConnectionType::Proxy) && tidy(shared, cluster).await? {
+        memory.agent.tidied = Some(ConnectionType::Proxy);
     }
     Ok(after)
 }

@@ -119,7 +119,7 @@ impl Site<'_> {
         let issued = issued.map_err(|error| {
             anyhow::anyhow!("{} gives its agent no token: {}", self.name, explain(&error))
         })?;
-        let token = issued.status.map(|issued| issued.token);
+        let token = issued.status.with_context(|| format!("{} gives its agent no token", self.name))?.token;
         let mut config: Value = serde_json::from_str(self.kubeconfig)?;
         config["users"][0]["user"] = json!({ "token": token });
         Ok(config)

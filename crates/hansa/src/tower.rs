@@ -52,7 +52,7 @@ pub(crate) async fn listen(
 ) -> Result<Listening> {
     let listener = TcpListener::bind(place.listen).await.with_context(|| {
         format!(
-            "cannot listen on {}: is something else running there? --listen takes another address",
+            "cannot listen on {}: is something else running there? --listen takes another address (of hansa up: --tower-listen)",
             place.listen
         )
     })?;

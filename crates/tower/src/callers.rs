@@ -5,13 +5,8 @@
 //! (`impersonate`), to change the protocol, because a GET may then be a shell (`create`), and to be led on into the member's network
 //! (`proxy`). `spec/security-checklist.md`, lines 1 to 4, 6, 17, 18 and 20.
 
-use std::{
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-};
+use std::sync::Arc;
 
-use bytes::Bytes;
 use hansa_access::{
     Identity, Question,
     answer::{cleaned, unavailable},
@@ -22,10 +17,9 @@ use hansa_access::{
 };
 use hansa_listener::serve::Peer;
 use hansa_machinery::Status;
-use hansa_transport::{Body, BoxError};
+use hansa_transport::{Body, holding};
 use hansa_tunnel::{Answer, Host, Stream};
 use http::{Request, Response, StatusCode, Uri};
-use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
@@ -109,7 +103,7 @@ pub(crate) async fn handle(
             StatusCode::UNAUTHORIZED => {
                 Err(bad_gateway(&cluster, "it no longer accepts the credential of its agent"))
             }
-            _ => Ok(cleaned(response, false).map(|body| Held { body, _places: places }.boxed_unsync())),
+            _ => Ok(cleaned(response, false).map(|body| holding(body, places))),
         },
     }
 }
@@ -185,32 +179,6 @@ fn is_proxy(path: &str) -> bool {
         ["api", _, "namespaces", _, kind, _, "proxy", ..] | ["api", _, kind, _, "proxy", ..] => of(kind),
         ["api", _, "proxy", ..] => true,
         _ => false,
-    }
-}
-
-/// An answer whose place among what is under way is held until it ends.
-struct Held {
-    body: Body,
-    _places: Places,
-}
-
-impl http_body::Body for Held {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }
 

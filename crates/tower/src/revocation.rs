@@ -8,14 +8,12 @@ use std::{
 };
 
 use futures::{StreamExt, stream};
-use hansa_api::{Cluster, names};
+use hansa_api::names;
 use hansa_cluster::{
-    agents::{Closed, record_of, retain},
+    agents::{self, AgentError},
     feed::{Feed, Step},
 };
-use hansa_transport::explain;
-use k8s_openapi::api::core::v1::Secret;
-use kube::{Api, Client};
+use kube::Client;
 use tokio::{sync::Notify, time::sleep};
 
 use crate::{Shared, sessions::Sessions};
@@ -108,9 +106,9 @@ async fn work(sessions: &Sessions, due: &Due, host: &Client) {
 
 /// Ends the sessions of a key that is accepted no longer; gives the cluster back if that could not be found out.
 async fn look(sessions: &Sessions, host: &Client, cluster: String, key: Arc<[u8]>) -> Option<String> {
-    match stays(host, &cluster, &key).await {
-        Ok(Ok(())) => None,
-        Ok(Err(closed)) => {
+    match agents::stays(host, &cluster, &key).await {
+        Ok(()) => None,
+        Err(AgentError::Closed(closed)) => {
             let ended = sessions.revoke(&cluster, &key);
             if ended > 0 {
                 tracing::info!(cluster, ended, reason = closed.reason(), "agents are let in no longer");
@@ -118,18 +116,10 @@ async fn look(sessions: &Sessions, host: &Client, cluster: String, key: Arc<[u8]
             None
         }
         Err(error) => {
-            tracing::warn!(cluster, error = %explain(&error), "it cannot be told whether the agents may stay");
+            tracing::warn!(cluster, %error, "it cannot be told whether the agents may stay");
             Some(cluster)
         }
     }
-}
-
-async fn stays(host: &Client, cluster: &str, key: &[u8]) -> Result<Result<(), Closed>, kube::Error> {
-    let clusters = Api::<Cluster>::all(host.clone());
-    let secrets = Api::<Secret>::namespaced(host.clone(), names::SYSTEM_NAMESPACE);
-    let record = names::agent_record(cluster);
-    let (cluster, secret) = tokio::join!(clusters.get_opt(cluster), secrets.get_opt(&record));
-    Ok(retain(cluster?.as_ref(), secret?.as_ref().and_then(record_of).as_ref(), key))
 }
 
 #[cfg(test)]

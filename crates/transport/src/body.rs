@@ -32,6 +32,36 @@ pub fn empty() -> Body {
     boxed(http_body_util::Empty::new())
 }
 
+/// A body with which something is held until it has ended or nobody wants it any more.
+pub fn holding<T: Send + Unpin + 'static>(body: Body, held: T) -> Body {
+    Holding { body, _held: held }.boxed_unsync()
+}
+
+struct Holding<T> {
+    body: Body,
+    _held: T,
+}
+
+impl<T: Unpin> HttpBody for Holding<T> {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
 /// The whole of a body that must not be longer than `limit`.
 pub async fn collect(mut body: Body, limit: usize) -> Result<Bytes, BoxError> {
     let mut whole = BytesMut::new();

@@ -28,7 +28,7 @@ use hyper::upgrade::Upgraded;
 use tokio::sync::Semaphore;
 use tower::Service;
 
-pub use body::{Body, boxed, collect, empty};
+pub use body::{Body, boxed, collect, empty, holding};
 pub use credential::{Credential, Identity};
 pub use dial::{Io, Patience, reach};
 pub use endpoint::{Endpoint, EndpointError, Proxy, ProxyError};

@@ -13,5 +13,5 @@ pub use invitation::{InviteError, Terms, invite, invite_again};
 pub use manifest::{Invitation, default_image, manifest, yaml};
 pub use record::{Record, Redeemed, Refusal, Token};
 pub(crate) use store::ensure;
-pub use store::{AgentError, Closed, accepts, admit, mint, open, record_of, redeem, retain};
+pub use store::{AgentError, Closed, accepts, admit, mint, open, record_of, redeem, retain, stays};
 pub use watch::{Tower, follow};

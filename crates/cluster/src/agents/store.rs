@@ -127,6 +127,12 @@ pub async fn accepts(host: &Client, cluster: &str, spki: &[u8]) -> Result<(), Ag
     admit(found.as_ref(), secret.as_ref().and_then(record_of).as_ref(), spki).map_err(AgentError::Closed)
 }
 
+/// [`retain`], with what the host says now.
+pub async fn stays(host: &Client, cluster: &str, spki: &[u8]) -> Result<(), AgentError> {
+    let (found, secret) = read(host, cluster).await?;
+    retain(found.as_ref(), secret.as_ref().and_then(record_of).as_ref(), spki).map_err(AgentError::Closed)
+}
+
 /// Both objects, at the same time, so that it cannot be told by the clock which of them is not there.
 async fn read(host: &Client, cluster: &str) -> Result<(Option<Cluster>, Option<Secret>), AgentError> {
     let clusters: Api<Cluster> = Api::all(host.clone());
